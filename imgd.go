@@ -1,0 +1,336 @@
+// Package imgd tells the program: a request to build one commit becomes a
+// release, its tags are settled in the registry, it is published in the index,
+// and only then announced. The package owns the words of that story and the
+// order of its effects; it knows nothing of BuildKit, NATS, HTTP or the
+// registry protocol.
+package imgd
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd/version"
+)
+
+// A Project is a git repository that may be built, and how. Nothing outside
+// the configured projects is built.
+type Project struct {
+	Name         string            // [a-z0-9][a-z0-9-]{0,62}: also a file name and a NATS token
+	Git          string            // URL to clone from; may carry credentials, which never leave the process
+	Image        string            // name in the index, without registry
+	Repositories []string          // registry/name, without tag; all of them must hold the same
+	Refs         []string          // patterns of the full refs that may be built; * matches any run of characters
+	Dockerfile   string            // path inside Context
+	Context      string            // directory inside the repository, "." for its root
+	Target       string            // stage to build, "" for the last
+	Platforms    []string          // os/arch[/variant]
+	BuildArgs    map[string]string // values are templates, see version.Expand
+	LDFlags      string            // template of the build arg LDFLAGS
+	Labels       map[string]string // go into the records and the image
+	Timeout      time.Duration     // of one build
+}
+
+// Allows reports whether the full ref matches one of the project's patterns.
+// As in a git refspec, * also matches slashes.
+func (p Project) Allows(ref string) bool {
+	return slices.ContainsFunc(p.Refs, func(pattern string) bool { return matches(pattern, ref) })
+}
+
+func matches(pattern, s string) bool {
+	head, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return s == pattern
+	}
+	if !strings.HasPrefix(s, head) {
+		return false
+	}
+	for s = s[len(head):]; ; s = s[1:] {
+		if matches(rest, s) {
+			return true
+		}
+		if s == "" {
+			return false
+		}
+	}
+}
+
+// Source is the project's git URL without credentials and trailing .git, as it
+// stands in records, labels and events.
+func (p Project) Source() string {
+	u, err := url.Parse(p.Git)
+	if err != nil || u.Host == "" {
+		return strings.TrimSuffix(p.Git, ".git")
+	}
+	u.User = nil
+	return strings.TrimSuffix(u.String(), ".git")
+}
+
+// A Request is an ask to build one commit of a project, as named by one full
+// ref. The pipeline's Resolve completes it.
+type Request struct {
+	ID        string            `json:"id"` // see Hash
+	Project   string            `json:"project"`
+	Ref       string            `json:"ref"`              // full: refs/heads/main
+	Commit    string            `json:"commit,omitempty"` // 40 hex, peeled; empty: the ref's when it is handled
+	By        string            `json:"by,omitempty"`     // who asked, as the intake authenticated it
+	Reason    string            `json:"reason,omitempty"` // why; required with Force
+	Force     bool              `json:"force,omitempty"`
+	Rebuild   bool              `json:"rebuild,omitempty"`
+	Nonce     string            `json:"nonce,omitempty"` // set with Force and Rebuild: makes each ask another request
+	Args      map[string]string `json:"args,omitempty"`
+	Target    string            `json:"target,omitempty"`
+	Platforms []string          `json:"platforms,omitempty"`
+	AskedAt   time.Time         `json:"askedAt"` // UTC, whole milliseconds
+
+	// What Resolve adds. A redelivery may resolve differently.
+	CommitTime time.Time     `json:"commitTime,omitzero"`
+	Describe   string        `json:"describe,omitempty"` // git describe, "" where no version tag is reachable
+	Version    string        `json:"version,omitempty"`
+	Tags       []version.Tag `json:"-"` // wanted; what became of each stands in the release
+}
+
+// Hash is the request's ID: the first 32 hex digits of the sha256 of the JSON
+// array [project, ref, commit, platforms, args, target, nonce], lists and keys
+// sorted. What an asker does not set himself (config, version, tags) is not in
+// it, so that a second ask for the same thing is the same request.
+func (r Request) Hash() string {
+	platforms := slices.Sorted(slices.Values(r.Platforms))
+	if platforms == nil {
+		platforms = []string{}
+	}
+	args := r.Args
+	if args == nil {
+		args = map[string]string{}
+	}
+	b, err := json.Marshal([]any{r.Project, r.Ref, r.Commit, platforms, args, r.Target, r.Nonce})
+	if err != nil {
+		panic("unreachable: strings always marshal: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// Info is what package version needs to name the resolved commit.
+func (r Request) Info() version.Info {
+	return version.Info{Ref: r.Ref, Commit: r.Commit, CommitTime: r.CommitTime, Describe: r.Describe}
+}
+
+// A Commit is what git knows of one commit as named by one ref.
+type Commit struct {
+	ID       string    // 40 hex, peeled
+	Time     time.Time // committer date, UTC
+	Describe string    // git describe over version tags, "" where there is none
+}
+
+// State is where a request stands. The first four pass, the others are ends.
+type State string
+
+// The states of a request.
+const (
+	Queued     State = "queued"
+	Resolving  State = "resolving"
+	Building   State = "building"
+	Publishing State = "publishing"
+	Published  State = "published"  // a release of it is in the index
+	Unchanged  State = "unchanged"  // every tag names what it asks for already
+	Superseded State = "superseded" // something newer has its tags, or its ref moved on
+	Cancelled  State = "cancelled"
+	Conflicted State = "conflict" // an immutable tag names something else
+	Failed     State = "failed"
+	Dead       State = "dead"
+)
+
+// Final reports whether s is an end.
+func (s State) Final() bool {
+	return s != "" && !slices.Contains([]State{Queued, Resolving, Building, Publishing}, s)
+}
+
+// ReleaseState is where a release stands in the index.
+type ReleaseState string
+
+// The states of a release. A request has at most one that is admitted.
+const (
+	ReleaseAdmitted  ReleaseState = "admitted"  // claims its tags
+	ReleasePublished ReleaseState = "published" // in the index as true
+	ReleaseAbandoned ReleaseState = "abandoned" // gave its claims back
+)
+
+// Why a release was abandoned.
+const (
+	RootLost   = "root-lost"  // the registry no longer has its root: the request builds again
+	LostClaims = "superseded" // newer releases took every tag it claimed
+)
+
+// A Release is what one request made: root, platform manifests, the tags it
+// takes and, for each tag not taken, the reason.
+type Release struct {
+	ID           string               `json:"id"` // <request>-<n>, n from 1
+	Image        string               `json:"image"`
+	Repositories []string             `json:"repositories"` // registry/name; all hold the root
+	State        ReleaseState         `json:"state"`
+	Request      Request              `json:"request"`
+	Root         ocispec.Descriptor   `json:"root"`
+	Platforms    []ocispec.Descriptor `json:"platforms"` // one image manifest each, Platform set, sorted by it
+	Tags         []ReleaseTag         `json:"tags"`
+	Source       string               `json:"source"` // Project.Source
+	Labels       map[string]string    `json:"labels,omitempty"`
+
+	AdmittedAt  time.Time `json:"admittedAt,omitzero"`
+	PublishedAt time.Time `json:"publishedAt,omitzero"`
+	Seq         uint64    `json:"seq,omitempty"`    // the entry that published it
+	Why         string    `json:"why,omitempty"`    // of an abandoned one
+	Lapsed      []string  `json:"lapsed,omitempty"` // releases whose claims this one made lapse
+}
+
+// A ReleaseTag is one tag a release asked for.
+type ReleaseTag struct {
+	Name       string        `json:"tag"`
+	Kind       version.Kind  `json:"kind"`
+	Reason     string        `json:"reason,omitempty"` // why it was not taken; empty: claimed or held
+	Generation uint64        `json:"generation,omitempty"`
+	Previous   digest.Digest `json:"previous,omitempty"` // root the tag named before
+}
+
+// Taken are the release's tags that it claims or holds, immutable ones first.
+func (r Release) Taken() []ReleaseTag {
+	var taken []ReleaseTag
+	for _, t := range r.Tags {
+		if t.Reason == "" {
+			taken = append(taken, t)
+		}
+	}
+	slices.SortStableFunc(taken, func(a, b ReleaseTag) int {
+		if a.Kind.Immutable() == b.Kind.Immutable() {
+			return 0
+		}
+		if a.Kind.Immutable() {
+			return -1
+		}
+		return 1
+	})
+	return taken
+}
+
+// Reasons says in one line why the tags that were not taken were not.
+func (r Release) Reasons() string {
+	var reasons []string
+	for _, t := range r.Tags {
+		if t.Reason != "" {
+			reasons = append(reasons, t.Name+": "+t.Reason)
+		}
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// A Record is one line of the index: image + tag + platform -> digest, and
+// where it came from. images.json, HTTP, CLI and events carry these names.
+type Record struct {
+	Image       string            `json:"image"`
+	Tag         string            `json:"tag"`
+	Digest      digest.Digest     `json:"digest"`    // of one platform's image manifest, never of a list
+	Platform    string            `json:"platform"`  // os/arch[/variant]
+	MediaType   string            `json:"mediaType"` // of that manifest
+	Size        int64             `json:"size"`      // of that manifest, bytes
+	PublishedAt time.Time         `json:"publishedAt"`
+	SourceRef   string            `json:"sourceRef"` // git URL @ commit
+	Version     string            `json:"version,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Generation  uint64            `json:"generation"` // of the tag
+	Release     string            `json:"release"`
+	IndexDigest digest.Digest     `json:"indexDigest,omitempty"` // root, where the tag points at an image index
+	Previous    digest.Digest     `json:"previous,omitempty"`    // root the tag named before
+	ExpiresAt   time.Time         `json:"expiresAt,omitzero"`
+}
+
+// Records are the records of a published release, by tag and platform in the
+// release's order.
+func (r Release) Records() []Record {
+	var records []Record
+	for _, t := range r.Taken() {
+		records = append(records, r.RecordsOf(t)...)
+	}
+	return records
+}
+
+// RecordsOf are the records of one tag that the release holds, one a platform.
+func (r Release) RecordsOf(t ReleaseTag) []Record {
+	var records []Record
+	for _, d := range r.Platforms {
+		rec := Record{
+			Image: r.Image, Tag: t.Name, Digest: d.Digest, Platform: PlatformName(d.Platform),
+			MediaType: d.MediaType, Size: d.Size, PublishedAt: r.PublishedAt,
+			SourceRef: r.Source + "@" + r.Request.Commit, Version: r.Request.Version, Labels: r.Labels,
+			Generation: t.Generation, Release: r.ID, Previous: t.Previous,
+		}
+		if r.Root.Digest != d.Digest {
+			rec.IndexDigest = r.Root.Digest
+		}
+		records = append(records, rec)
+	}
+	return records
+}
+
+// PlatformName is the os/arch[/variant] form of p.
+func PlatformName(p *ocispec.Platform) string {
+	if p == nil {
+		return ""
+	}
+	name := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		name += "/" + p.Variant
+	}
+	return name
+}
+
+// SameDigests reports whether a and b hold the same platforms with the same
+// manifests. Their roots may differ: fresh provenance is no other image.
+func SameDigests(a, b []ocispec.Descriptor) bool {
+	return slices.EqualFunc(a, b, func(x, y ocispec.Descriptor) bool {
+		return x.Digest == y.Digest && PlatformName(x.Platform) == PlatformName(y.Platform)
+	})
+}
+
+// Errors on which a caller acts differently. Package events maps them to the
+// end of a request.
+var (
+	// ErrInvalid: the request can never succeed as it is.
+	ErrInvalid = errors.New("invalid request")
+	// ErrConflict: an immutable tag names another image.
+	ErrConflict = errors.New("conflict")
+	// ErrSuperseded: newer work has taken everything the request asks for.
+	ErrSuperseded = errors.New("superseded")
+	// ErrUnchanged: all the tags name it already.
+	ErrUnchanged = errors.New("unchanged")
+	// ErrNotFound: the registry, or git, does not have what was asked for.
+	ErrNotFound = errors.New("not found")
+)
+
+// A BuildError says that the Dockerfile failed, which another try would only
+// repeat.
+type BuildError struct {
+	Message  string
+	File     string // Dockerfile
+	Line     int    // 1-based, 0 if not known
+	ExitCode int    // of the command, 0 if it was none
+}
+
+func (e *BuildError) Error() string {
+	where := e.File
+	if e.Line > 0 {
+		where = fmt.Sprintf("%s:%d", e.File, e.Line)
+	}
+	if where == "" {
+		return "build: " + e.Message
+	}
+	return fmt.Sprintf("build %s: %s", where, e.Message)
+}

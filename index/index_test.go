@@ -1,0 +1,465 @@
+package index_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/index"
+	"github.com/imgd/imgd/version"
+)
+
+const (
+	image = "demo/hello"
+	repo  = "registry.test/demo/hello"
+)
+
+// A world is git and the registry as one test sets them up.
+type world struct {
+	mu      sync.Mutex
+	heads   map[string]string          // ref -> commit
+	parents map[string]string          // commit -> its parent
+	tags    map[string]digest.Digest   // tag -> root in the registry
+	roots   map[digest.Digest][]string // root -> platform digests
+	broken  error                      // every answer, if set
+}
+
+func newWorld() *world {
+	return &world{heads: map[string]string{}, parents: map[string]string{}, tags: map[string]digest.Digest{}, roots: map[digest.Digest][]string{}}
+}
+
+func (w *world) Head(_ context.Context, _, ref string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		return "", w.broken
+	}
+	head, ok := w.heads[ref]
+	if !ok {
+		return "", imgd.ErrNotFound
+	}
+	return head, nil
+}
+
+func (w *world) Contains(_ context.Context, _, head, commit string) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := head; c != ""; c = w.parents[c] {
+		if c == commit {
+			return true, w.broken
+		}
+	}
+	return false, w.broken
+}
+
+func (w *world) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d, ok := w.tags[tag]; ok {
+		return ocispec.Descriptor{Digest: d}, w.broken
+	}
+	return ocispec.Descriptor{}, errors.Join(imgd.ErrNotFound, w.broken)
+}
+
+func (w *world) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	names, ok := w.roots[root]
+	if !ok {
+		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+	}
+	return ocispec.Descriptor{Digest: root}, platforms(names...), w.broken
+}
+
+func platforms(names ...string) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	for i, n := range names {
+		out = append(out, ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(n), Size: 479,
+			Platform: &ocispec.Platform{OS: "linux", Architecture: []string{"amd64", "arm64"}[i]},
+		})
+	}
+	return out
+}
+
+// commit is a full commit ID made of one letter.
+func commit(letter string) string { return strings.Repeat(letter, 40) }
+
+var epoch = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+
+// candidate is what the build of ref at commit c made, asked for at second at.
+func (w *world) candidate(ref, c, root string, at int) imgd.Release {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	req := imgd.Request{Project: "hello", Ref: ref, Commit: commit(c), AskedAt: epoch.Add(time.Duration(at) * time.Second)}
+	req.ID = req.Hash()
+	info := version.Info{Ref: ref, Commit: req.Commit, CommitTime: epoch}
+	req.Version, _ = version.Of(info)
+	tags, err := version.Tags(info)
+	if err != nil {
+		panic(err)
+	}
+	rel := imgd.Release{Image: image, Repositories: []string{repo}, Request: req, Source: "https://git.test/hello",
+		Root: ocispec.Descriptor{Digest: digest.FromString(root), MediaType: ocispec.MediaTypeImageManifest, Size: 479}, Platforms: platforms(root)}
+	w.roots[rel.Root.Digest] = []string{root}
+	for _, t := range tags {
+		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
+	}
+	return rel
+}
+
+func open(t *testing.T, dir string, w *world) *index.Index {
+	t.Helper()
+	x, err := index.Open(index.Config{Dir: dir, History: w, Registry: w, Writer: "test", Now: func() time.Time { return epoch }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { x.Close() })
+	return x
+}
+
+// names is the root each tag should name, as letters given to candidate.
+func names(x *index.Index, roots []string, tags ...string) string {
+	var out []string
+	for _, tag := range tags {
+		rel, _ := x.Wanted(image, tag)
+		name := "-"
+		for _, r := range roots {
+			if rel.Root.Digest == digest.FromString(r) {
+				name = r
+			}
+		}
+		out = append(out, tag+"="+name)
+	}
+	return strings.Join(out, " ")
+}
+
+// publish admits and publishes, and fails the test if that is refused.
+func publish(t *testing.T, x *index.Index, rel imgd.Release) imgd.Release {
+	t.Helper()
+	admitted, err := x.Admit(t.Context(), rel, "")
+	if err != nil {
+		t.Fatalf("admit %s: %v", rel.Request.Ref, err)
+	}
+	published, err := x.Publish(t.Context(), admitted.ID)
+	if err != nil {
+		t.Fatalf("publish %s: %v", rel.Request.Ref, err)
+	}
+	return published
+}
+
+func refused(t *testing.T, x *index.Index, rel imgd.Release, want error, words ...string) {
+	t.Helper()
+	seq := x.Seq()
+	_, err := x.Admit(t.Context(), rel, "")
+	if !errors.Is(err, want) {
+		t.Fatalf("admit %s at %.4s: got %v, want %v", rel.Request.Ref, rel.Request.Commit, err, want)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("refusal %q does not say %q", err, w)
+		}
+	}
+	if x.Seq() != seq {
+		t.Errorf("a refusal entered the log: seq %d, was %d", x.Seq(), seq)
+	}
+}
+
+func TestVersionTag(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	first := publish(t, x, w.candidate("refs/tags/v1.2.3", "a", "A", 1))
+	if got, want := names(x, []string{"A"}, "v1.2.3", "1.2", "latest"), "v1.2.3=A 1.2=A latest=A"; got != want {
+		t.Fatalf("got %s, want %s", got, want)
+	}
+	t.Run("another commit is a conflict that names both", func(t *testing.T) {
+		refused(t, x, w.candidate("refs/tags/v1.2.3", "b", "B", 2), imgd.ErrConflict, first.ID, digest.FromString("A").String(), digest.FromString("B").String())
+	})
+	t.Run("the same digests are taken with the held root", func(t *testing.T) {
+		again := w.candidate("refs/tags/v1.2.3", "b", "A", 2)
+		again.Root.Digest = digest.FromString("index around A")
+		rel, err := x.Admit(t.Context(), again, "")
+		if err != nil || rel.Root.Digest != first.Root.Digest {
+			t.Fatalf("got root %s, %v; want %s", rel.Root.Digest, err, first.Root.Digest)
+		}
+		if _, err := x.Abandon(t.Context(), rel.ID, imgd.RootLost); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("the same commit with other digests is not reproducible", func(t *testing.T) {
+		other := w.candidate("refs/tags/v1.2.3", "a", "A2", 3)
+		other.Request.Args = map[string]string{"X": "1"}
+		other.Request.ID = other.Request.Hash()
+		refused(t, x, other, imgd.ErrUnchanged, "not reproducible")
+		delete(w.roots, first.Root.Digest)
+		if rel, err := x.Admit(t.Context(), other, ""); err != nil || len(rel.Taken()) == 0 {
+			t.Errorf("a lost root is not replaced: %v", err)
+		}
+	})
+	t.Run("force takes it", func(t *testing.T) {
+		forced := w.candidate("refs/tags/v1.2.3", "b", "B", 9)
+		forced.Request.Force, forced.Request.Reason = true, "bad release"
+		rel := publish(t, x, forced)
+		if rel.Taken()[0].Previous != first.Root.Digest || rel.Taken()[0].Generation != 2 {
+			t.Errorf("got %+v, want previous %s in generation 2", rel.Taken()[0], first.Root.Digest)
+		}
+	})
+}
+
+func TestVersionTagOfAnotherHand(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	w.tags["v1.0.0"] = digest.FromString("strange")
+	w.roots[digest.FromString("strange")] = []string{"strange"}
+	refused(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1), imgd.ErrConflict, "another hand", repo)
+	w.roots[digest.FromString("strange")] = []string{"A"}
+	publish(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1))
+}
+
+func TestSeries(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	publish(t, x, w.candidate("refs/tags/v1.2.3", "a", "A", 1))
+	older := publish(t, x, w.candidate("refs/tags/v1.2.2", "b", "B", 5))
+	if got, want := names(x, []string{"A", "B"}, "v1.2.2", "1.2", "latest"), "v1.2.2=B 1.2=A latest=A"; got != want {
+		t.Errorf("a late older version: got %s, want %s", got, want)
+	}
+	if !strings.Contains(older.Reasons(), "v1.2.3") {
+		t.Errorf("reasons %q do not name v1.2.3", older.Reasons())
+	}
+	publish(t, x, w.candidate("refs/tags/v2.0.0", "c", "C", 6))
+	if got, want := names(x, []string{"A", "B", "C"}, "1.2", "latest"), "1.2=A latest=C"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestBranch(t *testing.T) {
+	const main = "refs/heads/main"
+	w := newWorld()
+	w.parents = map[string]string{commit("b"): commit("a"), commit("c"): commit("b")}
+	x := open(t, t.TempDir(), w)
+	roots := []string{"A", "B", "C"}
+	w.heads[main] = commit("b")
+	publish(t, x, w.candidate(main, "b", "B", 2))
+	rel := publish(t, x, w.candidate(main, "a", "A", 3))
+	if got, want := names(x, roots, "main", strings.Repeat("a", 12)), "main=B aaaaaaaaaaaa=A"; got != want {
+		t.Errorf("a late older commit: got %s, want %s (%s)", got, want, rel.Reasons())
+	}
+
+	w.heads[main] = commit("a") // force push back
+	reset := w.candidate(main, "a", "A", 4)
+	reset.Tags = reset.Tags[1:]
+	again, err := x.Admit(t.Context(), reset, rel.ID)
+	if err != nil || again.ID == rel.ID {
+		t.Fatalf("reset to an older commit: %s, %v", again.ID, err)
+	}
+	if _, err := x.Publish(t.Context(), again.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(x, roots, "main"), "main=A"; got != want {
+		t.Errorf("after the reset: got %s, want %s", got, want)
+	}
+
+	w.heads[main] = commit("c")
+	publish(t, x, w.candidate(main, "c", "C", 1)) // asked earlier, but newer
+	if got, want := names(x, roots, "main"), "main=C"; got != want {
+		t.Errorf("the next commit: got %s, want %s", got, want)
+	}
+	w.heads["refs/heads/Main"] = commit("c")
+	other := w.candidate("refs/heads/main", "c", "C", 7)
+	other.Request.Ref = "refs/heads/ma:in"
+	other.Request.ID = other.Request.Hash()
+	refused(t, x, other, imgd.ErrUnchanged)
+}
+
+func TestOtherKindAndOtherRef(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	publish(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1))
+	w.heads["refs/heads/latest"] = commit("b")
+	rel := publish(t, x, w.candidate("refs/heads/latest", "b", "B", 2))
+	if !strings.Contains(rel.Reasons(), "series") {
+		t.Errorf("reasons %q do not say that latest is a series tag", rel.Reasons())
+	}
+	w.heads["refs/heads/f-x"], w.heads["refs/heads/f/x"] = commit("c"), commit("d")
+	publish(t, x, w.candidate("refs/heads/f/x", "d", "D", 3))
+	rel = publish(t, x, w.candidate("refs/heads/f-x", "c", "C", 4))
+	if !strings.Contains(rel.Reasons(), "refs/heads/f/x") {
+		t.Errorf("reasons %q do not name the ref that has f-x", rel.Reasons())
+	}
+	refused(t, x, w.candidate("refs/tags/f-x", "d", "E", 5), imgd.ErrConflict, "branch tag")
+}
+
+// One request makes one release, whoever works on it.
+func TestSameRequest(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	first, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.0.0", "a", "A", 1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.0.0", "a", "not reproducible", 1), "")
+	if err != nil || second.ID != first.ID || second.Root.Digest != first.Root.Digest {
+		t.Fatalf("got %s %v, want %s", second.ID, err, first.ID)
+	}
+	for range 2 {
+		if _, err := x.Publish(t.Context(), first.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(x.Published(0)); n != 1 {
+		t.Errorf("got %d releases, want 1", n)
+	}
+	if rel, err := x.Abandon(t.Context(), first.ID, imgd.RootLost); err != nil || rel.State != imgd.ReleasePublished {
+		t.Errorf("abandoning a published release: %s, %v", rel.State, err)
+	}
+}
+
+func TestLapseAndAbandon(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	older, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.0.0", "a", "A", 1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.0.1", "b", "B", 2), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(newer.Lapsed) != 1 || newer.Lapsed[0] != older.ID {
+		t.Errorf("lapsed: got %v, want [%s]", newer.Lapsed, older.ID)
+	}
+	older, err = x.Publish(t.Context(), older.ID)
+	if err != nil || len(older.Taken()) != 1 {
+		t.Fatalf("the older release goes on with the rest: %v, %v", older.Taken(), err)
+	}
+	if _, err := x.Abandon(t.Context(), newer.ID, imgd.RootLost); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(x, []string{"A", "B"}, "v1.0.0", "v1.0.1", "latest"), "v1.0.0=A v1.0.1=- latest=-"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if _, err := x.Publish(t.Context(), newer.ID); !errors.Is(err, imgd.ErrSuperseded) {
+		t.Errorf("publishing an abandoned release: got %v, want ErrSuperseded", err)
+	}
+}
+
+// An answer that git or the registry did not give is an outage, not a decision.
+func TestFactsFail(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	w.broken = errors.New("connection refused")
+	rel := w.candidate("refs/heads/main", "a", "A", 1)
+	_, err := x.Admit(t.Context(), rel, "")
+	if !errors.Is(err, w.broken) || x.Seq() != 0 {
+		t.Errorf("got %v at seq %d, want the outage and no entry", err, x.Seq())
+	}
+}
+
+func TestRace(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	const writers = 32
+	errs := make([]error, writers)
+	var wg sync.WaitGroup
+	for i := range writers {
+		rel := w.candidate("refs/tags/v1.0.0", fmt.Sprintf("%x", i%16), fmt.Sprint("root ", i), i)
+		rel.Request.Args = map[string]string{"N": fmt.Sprint(i)}
+		rel.Request.Commit = fmt.Sprintf("%040x", i)
+		rel.Request.ID = rel.Request.Hash()
+		wg.Go(func() { _, errs[i] = x.Admit(t.Context(), rel, "") })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else if !errors.Is(err, imgd.ErrConflict) {
+			t.Errorf("got %v, want a conflict", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d writers won, want 1", won)
+	}
+}
+
+// What was answered is there after opening again, with the same ID.
+func TestReopen(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	x := open(t, dir, w)
+	publish(t, x, w.candidate("refs/tags/v1.2.3", "a", "A", 1))
+	if _, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.2.4", "b", "B", 2), ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.SetTold(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	before, seq := x.Records()
+	if _, err := index.Open(index.Config{Dir: dir, History: w, Registry: w}); err == nil || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("a second opener: got %v, want a refusal that names process %d", err, os.Getpid())
+	}
+	id := x.ID()
+	x.Close()
+	if err := os.WriteFile(filepath.Join(dir, "images.json.tmp"), []byte("half a wri"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x = open(t, dir, w)
+	after, seq2 := x.Records()
+	if x.ID() != id || seq2 != seq || x.Told() != 2 || len(x.Open()) != 1 {
+		t.Errorf("reopened: id %s seq %d told %d open %d", x.ID(), seq2, x.Told(), len(x.Open()))
+	}
+	a, _ := json.Marshal(before)
+	b, _ := json.Marshal(after)
+	if string(a) != string(b) {
+		t.Errorf("records:\n%s\nwere\n%s", b, a)
+	}
+}
+
+func TestDamageIsRefused(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	x := open(t, dir, w)
+	publish(t, x, w.candidate("refs/tags/v1.2.3", "a", "A", 1))
+	x.Close()
+	file := filepath.Join(dir, "images.json")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse := func(what string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if x, err := index.Open(index.Config{Dir: dir, History: w, Registry: w}); err == nil {
+			x.Close()
+			t.Fatalf("%s is accepted", what)
+		}
+	}
+	for n := range good {
+		refuse(fmt.Sprintf("cut at %d", n), good[:n])
+		for _, bit := range []byte{1, 0x20, 0x80} {
+			b := append([]byte{}, good...)
+			b[n] ^= bit
+			refuse(fmt.Sprintf("byte %d ^ %x", n, bit), b)
+		}
+	}
+	newer := strings.Replace(string(good), `"schema":1`, `"schema":2`, 1)
+	if err := os.WriteFile(file, []byte(newer), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = index.Open(index.Config{Dir: dir, History: w, Registry: w})
+	if err == nil || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("got %v, want a refusal that names format 2", err)
+	}
+}

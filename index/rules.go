@@ -1,0 +1,277 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/version"
+)
+
+// decide is admission: one decision, by rules 1 to 6 of the design, over one
+// state and the facts that ask brings. It answers either the release to enter,
+// its claims and reasons filled in, or (enter false) an earlier release of the
+// same request that is the answer instead.
+func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
+	// Rule 1: what another run of this request made meanwhile is the answer.
+	newest, ok := s.releases[s.newest[rel.Request.ID]]
+	if ok && newest.ID != known && newest.State != imgd.ReleaseAbandoned {
+		return newest, false, nil
+	}
+	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(newest.ID)+1)
+	rel.State = imgd.ReleaseAdmitted
+	rel.Tags = slices.Clone(rel.Tags)
+	rel.Lapsed = nil
+	// Version tags come first: they may end the request, or set its root.
+	for _, immutable := range []bool{true, false} {
+		for i := range rel.Tags {
+			if (rel.Tags[i].Kind == version.KindVersion) != immutable {
+				continue
+			}
+			c := claim{state: s, tag: s.tags[tagKey{rel.Image, rel.Tags[i].Name}], rel: &rel, want: rel.Tags[i], ask: ask}
+			reason, err := c.reason(ctx)
+			if err != nil {
+				return rel, false, err
+			}
+			rel.Tags[i].Reason = reason
+		}
+	}
+	taken := rel.Taken()
+	if len(taken) == 0 {
+		return rel, false, nothing(s, rel)
+	}
+	for _, t := range taken {
+		if other := s.tags[tagKey{rel.Image, t.Name}].Claim; other != "" && !slices.Contains(rel.Lapsed, other) {
+			rel.Lapsed = append(rel.Lapsed, other)
+		}
+	}
+	return rel, true, nil
+}
+
+// nothing is rule 6: why a release that takes no tag ends as it does.
+func nothing(s *state, rel imgd.Release) error {
+	for _, t := range rel.Tags {
+		owner, ok := s.releases[s.tags[tagKey{rel.Image, t.Name}].owner()]
+		if !ok || owner.Root.Digest != rel.Root.Digest {
+			return fmt.Errorf("%s: %w", rel.Reasons(), imgd.ErrSuperseded)
+		}
+	}
+	return fmt.Errorf("every tag names %s already: %w", rel.Root.Digest, imgd.ErrUnchanged)
+}
+
+// A claim is one tag that a release wants, in front of what the index knows of
+// that tag.
+type claim struct {
+	state *state
+	tag   tagState // zero if the index has never heard of it
+	rel   *imgd.Release
+	want  imgd.ReleaseTag
+	ask   *asker
+}
+
+// reason says why the tag is not taken, "" if it is. An error ends the whole
+// admission.
+func (c claim) reason(ctx context.Context) (string, error) {
+	if c.tag.Tag != "" && c.tag.Kind != c.want.Kind {
+		return c.otherKind()
+	}
+	switch c.want.Kind {
+	case version.KindVersion:
+		return "", c.takeVersion(ctx)
+	case version.KindCommit:
+		return c.takeCommit(ctx)
+	}
+	if c.tag.Kind == version.KindBranch && c.tag.Ref != c.rel.Request.Ref {
+		return fmt.Sprintf("stands for %s, %s", c.tag.Ref, c.owner()), nil
+	}
+	return c.takeMoving(ctx)
+}
+
+// otherKind is rule 2.
+func (c claim) otherKind() (string, error) {
+	why := fmt.Sprintf("is a %s tag, %s, and cannot be a %s tag", c.tag.Kind, c.owner(), c.want.Kind)
+	if c.want.Kind == version.KindVersion {
+		return "", fmt.Errorf("%s:%s %s: %w", c.rel.Image, c.want.Name, why, imgd.ErrConflict)
+	}
+	return why, nil
+}
+
+// owner describes who has the tag.
+func (c claim) owner() string {
+	owner, ok := c.state.releases[c.tag.owner()]
+	if !ok {
+		return "held by nobody now"
+	}
+	verb := "held"
+	if c.tag.Claim != "" {
+		verb = "claimed"
+	}
+	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, owner.Request.Ref, owner.Request.Commit)
+}
+
+// takeVersion is rule 3. A nil answer takes the tag.
+func (c claim) takeVersion(ctx context.Context) error {
+	owner, held := c.state.releases[c.tag.owner()]
+	if !held {
+		return c.takeUnheld(ctx)
+	}
+	if imgd.SameDigests(owner.Platforms, c.rel.Platforms) {
+		c.rel.Root = owner.Root // fresh provenance is no other image
+		return nil
+	}
+	if c.rel.Request.Force {
+		return nil
+	}
+	if owner.Request.Commit != c.rel.Request.Commit {
+		return c.conflict(owner.Root.Digest, c.owner())
+	}
+	lost, err := c.ask.lost(ctx, owner)
+	if err != nil || lost {
+		return err
+	}
+	return fmt.Errorf("%s:%s names %s of the same commit, %s; this build made %s, so it is not reproducible: %w",
+		c.rel.Image, c.want.Name, owner.Root.Digest, c.owner(), c.rel.Root.Digest, imgd.ErrUnchanged)
+}
+
+// takeUnheld looks whether another hand has put an unheld version tag into the
+// registry.
+func (c claim) takeUnheld(ctx context.Context) error {
+	if c.rel.Request.Force {
+		return nil
+	}
+	for _, repository := range c.rel.Repositories {
+		there, err := c.ask.tagged(ctx, repository, c.want.Name)
+		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.state.made[imageRoot{c.rel.Image, there}] {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		same, err := c.ask.same(ctx, repository, there, c.rel.Platforms)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return c.conflict(there, "put into "+repository+" by another hand")
+		}
+	}
+	return nil
+}
+
+func (c claim) conflict(there digest.Digest, owner string) error {
+	return fmt.Errorf("%s:%s names %s, %s; this build made %s from %.12s: %w",
+		c.rel.Image, c.want.Name, there, owner, c.rel.Root.Digest, c.rel.Request.Commit, imgd.ErrConflict)
+}
+
+// takeCommit is rule 4; it also replaces a lost root (invariant I4).
+func (c claim) takeCommit(ctx context.Context) (string, error) {
+	owner, held := c.state.releases[c.tag.owner()]
+	if !held || c.rel.Request.Force {
+		return "", nil
+	}
+	lost, err := c.ask.lost(ctx, owner)
+	if err != nil || lost {
+		return "", err
+	}
+	return c.owner(), nil
+}
+
+// takeMoving is rule 5: the tag goes to what beats its mark and every claim.
+func (c claim) takeMoving(ctx context.Context) (string, error) {
+	marks := []mark{}
+	if c.tag.Mark != (mark{}) {
+		marks = append(marks, c.tag.Mark)
+	}
+	if claimed, ok := c.state.releases[c.tag.Claim]; ok {
+		marks = append(marks, markOf(claimed))
+	}
+	if c.want.Kind == version.KindBranch {
+		if in, err := c.ask.inHead(ctx, c.rel.Request, c.rel.Request.Commit); err != nil || !in {
+			return fmt.Sprintf("%s is not in %s any more", c.rel.Request.Commit, c.rel.Request.Ref), err
+		}
+	}
+	for _, m := range marks {
+		if won, err := c.beats(ctx, m); err != nil || !won {
+			return c.behind(m), err
+		}
+	}
+	return "", nil
+}
+
+func (c claim) behind(m mark) string {
+	named := m.Version
+	if c.want.Kind == version.KindBranch {
+		named = fmt.Sprintf("%.12s", m.Commit)
+	}
+	return fmt.Sprintf("has named %s, asked for at %s, %s", named, m.AskedAt.UTC().Format("2006-01-02T15:04:05.000Z"), c.owner())
+}
+
+// beats reports whether the release is newer than m.
+func (c claim) beats(ctx context.Context, m mark) (bool, error) {
+	req := c.rel.Request
+	later := req.AskedAt.After(m.AskedAt)
+	switch c.want.Kind {
+	case version.KindSeries:
+		if order := version.Compare(req.Version, m.Version); order != 0 {
+			return order > 0, nil
+		}
+		return c.again(ctx, later)
+	case version.KindBranch:
+		if req.Commit == m.Commit {
+			return c.again(ctx, later)
+		}
+		in, err := c.ask.inHead(ctx, req, m.Commit)
+		if err != nil || !in {
+			return true, err // the branch was rewritten: what it named is not there any more
+		}
+		return c.ask.ancestor(ctx, req.Project, m.Commit, req.Commit)
+	}
+	return later, nil
+}
+
+// again reports whether what equals the mark takes the tag: only if asked
+// later, and as a rebuild, or nobody holds the tag, or its root is lost.
+func (c claim) again(ctx context.Context, later bool) (bool, error) {
+	if !later {
+		return false, nil
+	}
+	owner, held := c.state.releases[c.tag.owner()]
+	if c.rel.Request.Rebuild || !held {
+		return true, nil
+	}
+	return c.ask.lost(ctx, owner)
+}
+
+func markOf(rel imgd.Release) mark {
+	return mark{Version: rel.Request.Version, Commit: rel.Request.Commit, AskedAt: rel.Request.AskedAt}
+}
+
+// publication is the decision to publish: which tags the release still claims,
+// with the generation, the mark and the root before of each.
+func publication(s *state, rel imgd.Release) []publishedTag {
+	var tags []publishedTag
+	for _, t := range rel.Taken() {
+		tag := s.tags[tagKey{rel.Image, t.Name}]
+		if tag.Claim != rel.ID {
+			continue
+		}
+		p := publishedTag{Tag: t.Name, Generation: tag.Generation, Mark: tag.Mark}
+		holder, held := s.releases[tag.Holder]
+		if held {
+			p.Previous = holder.Root.Digest
+		}
+		if !held || holder.Root.Digest != rel.Root.Digest {
+			p.Generation++
+		}
+		if !t.Kind.Immutable() {
+			p.Mark = markOf(rel)
+		}
+		tags = append(tags, p)
+	}
+	return tags
+}

@@ -1,0 +1,347 @@
+package imgd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd/version"
+)
+
+// Git answers what a ref names now.
+type Git interface {
+	// Resolve fetches the project's heads and tags and says what ref names.
+	// With a commit it checks instead that the branch ref contains it, or that
+	// the tag ref (peeled) names it, and describes that commit. Errors:
+	// ErrSuperseded if it does not any more, ErrInvalid if there is no such
+	// ref, or it cannot be one. Safe to repeat and for concurrent use.
+	Resolve(ctx context.Context, project, ref, commit string) (Commit, error)
+}
+
+// Builder makes the image.
+type Builder interface {
+	// Build builds req's commit and pushes the image by digest, without a tag,
+	// to every repository of p. It answers the pushed root. Errors: *BuildError
+	// if the Dockerfile fails, ErrInvalid for values that cannot be injected.
+	// Safe to repeat: what an interrupted build pushed is unreferenced, and a
+	// repeated one may make another digest.
+	Build(ctx context.Context, p Project, req Request) (ocispec.Descriptor, error)
+}
+
+// Capturer reads what was pushed.
+type Capturer interface {
+	// Capture reads root back by digest from every repository, checks the bytes
+	// against their digests, and answers root and its platforms' manifests
+	// (Platform set, sorted by it), attestations left out. ErrNotFound if a
+	// repository does not have them. It changes nothing.
+	Capture(ctx context.Context, repositories []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error)
+}
+
+// Tagger writes one tag of one repository. Only settle calls it.
+type Tagger interface {
+	// Tag makes tag name root, whose bytes the repository has, and reads it
+	// back. Returning nil promises that the registry served root under tag
+	// since the call began. ErrNotFound if the repository does not have root.
+	// Safe to repeat: the same bytes are put.
+	Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error
+	// Untag removes tag if ours says that what it names is imgd's. It is no
+	// error if the tag is gone or another's. Safe to repeat.
+	Untag(ctx context.Context, repository, tag string, ours func(digest.Digest) bool) error
+}
+
+// Index decides and remembers. What its methods have answered is durable, and
+// survives a crash at any moment. Safe for concurrent use.
+type Index interface {
+	// Admit claims tags for the candidate rel, by the rules of the design, and
+	// answers the admitted release with its ID, its root and the reasons for
+	// the tags it did not take. known is the newest release of the request that
+	// was there when the work began; a later one of the same request that is
+	// not abandoned is the answer instead. Errors: ErrConflict, ErrUnchanged,
+	// ErrSuperseded, each with the reasons; nothing is claimed then.
+	Admit(ctx context.Context, rel Release, known string) (Release, error)
+	// Publish makes the admitted release and its records true in one atomic
+	// write: the commit point. Publishing a published one answers it as it is.
+	// ErrSuperseded if it has lost every claim, or was abandoned.
+	Publish(ctx context.Context, id string) (Release, error)
+	// Abandon gives the claims of an admitted release back and answers it.
+	// Of a published or an abandoned one nothing changes.
+	Abandon(ctx context.Context, id, why string) (Release, error)
+}
+
+// Lookup reads the index; it sees durable entries only.
+type Lookup interface {
+	// Newest is the newest release of the request.
+	Newest(request string) (Release, bool)
+	// Release is the release with that ID.
+	Release(id string) (Release, bool)
+	// Open are the admitted releases that are neither published nor abandoned.
+	Open() []Release
+	// Wanted is the release whose root the tag should name: the claim's, else
+	// the holder's.
+	Wanted(image, tag string) (Release, bool)
+	// Made reports whether a release of the image has that root.
+	Made(image string, root digest.Digest) bool
+}
+
+// Asker puts a request into the queue.
+type Asker interface {
+	// Ask enqueues req durably before it returns. Safe to repeat: a second ask
+	// for the same thing is the same request.
+	Ask(ctx context.Context, req Request) error
+}
+
+// A Pipeline takes a request to its end. All fields but Log must be set. Its
+// methods are safe for concurrent use.
+type Pipeline struct {
+	Projects map[string]Project
+	Git      Git
+	Builder  Builder
+	Capturer Capturer
+	Tagger   Tagger
+	Index    Index
+	Lookup   Lookup
+	Asker    Asker
+	Log      *slog.Logger
+
+	// settling guards one *sync.Mutex per image: one settle at a time.
+	settling sync.Map
+}
+
+// Handle takes req to its end, or returns an error that says why not:
+// ErrUnchanged, ErrSuperseded, ErrConflict, ErrInvalid and *BuildError are
+// ends too, anything else is worth another try. It completes req in place and
+// tells report each stage. Recovery is this same way again: every effect is
+// found done by looking at the index or the registry.
+func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State)) (Release, error) {
+	if rel, ok := p.Lookup.Newest(req.ID); ok && settled(rel, *req) {
+		return p.finish(ctx, rel, report)
+	}
+	report(Resolving)
+	if err := p.Resolve(ctx, req); err != nil {
+		return Release{}, err
+	}
+	known, ok := p.Lookup.Newest(req.ID)
+	if ok && settled(known, *req) {
+		return p.finish(ctx, known, report)
+	}
+	if known.Why == RootLost {
+		if err := p.giveBack(ctx, known); err != nil {
+			return Release{}, err
+		}
+	}
+	candidate, err := p.candidate(ctx, *req, known, report)
+	if err != nil {
+		return Release{}, err
+	}
+	rel, err := p.Index.Admit(ctx, candidate, known.ID)
+	if err != nil {
+		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
+	}
+	return p.finish(ctx, rel, report)
+}
+
+// settled reports whether what the request's newest release came to is the
+// answer to req: it has to be driven, or was not asked for again since, and
+// its root is not known to be lost.
+func settled(newest Release, req Request) bool {
+	if newest.State == ReleaseAdmitted {
+		return true
+	}
+	if newest.Why == RootLost {
+		return false
+	}
+	return !req.AskedAt.After(newest.Request.AskedAt)
+}
+
+// finish goes on from where the release stands. What it was admitted to do is
+// not cancelled, so only the process' end stops it.
+func (p *Pipeline) finish(ctx context.Context, rel Release, report func(State)) (Release, error) {
+	switch rel.State {
+	case ReleasePublished:
+		return rel, nil
+	case ReleaseAbandoned:
+		return rel, p.asEnd(ctx, rel)
+	}
+	report(Publishing)
+	return p.Drive(ctx, rel)
+}
+
+// Resolve completes req: commit, version, tags and ID.
+func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
+	project, ok := p.Projects[req.Project]
+	if !ok {
+		return fmt.Errorf("project %q is not configured: %w", req.Project, ErrInvalid)
+	}
+	if !project.Allows(req.Ref) {
+		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
+	}
+	commit, err := p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+	if err != nil {
+		return fmt.Errorf("resolve %s: %w", req.Ref, err)
+	}
+	req.Commit, req.CommitTime, req.Describe = commit.ID, commit.Time, commit.Describe
+	req.ID = req.Hash()
+	if req.Version, err = version.Of(req.Info()); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	if req.Tags, err = version.Tags(req.Info()); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	return nil
+}
+
+// candidate is what req would publish: the root its newest release made, if
+// the registry has it still, else a new build.
+func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
+	project := p.Projects[req.Project]
+	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
+	root, tags := known.Root, req.Tags
+	if known.ID != "" && known.Why != RootLost {
+		if tags = p.unnamed(project.Image, req.Tags, root.Digest); len(tags) == 0 {
+			return rel, fmt.Errorf("every tag names %s already: %w", root.Digest, ErrUnchanged)
+		}
+		err := p.capture(ctx, project, root.Digest, &rel)
+		if !errors.Is(err, ErrNotFound) {
+			rel.Tags = wanted(tags)
+			return rel, err
+		}
+		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", root.Digest)
+	}
+	report(Building)
+	root, err := p.Builder.Build(ctx, project, req)
+	if err != nil {
+		return rel, err
+	}
+	rel.Tags = wanted(req.Tags)
+	return rel, p.capture(ctx, project, root.Digest, &rel)
+}
+
+func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {
+	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, project.Repositories, root)
+	if err != nil {
+		return fmt.Errorf("capture %s: %w", root, err)
+	}
+	return nil
+}
+
+// unnamed are the tags that do not name root.
+func (p *Pipeline) unnamed(image string, tags []version.Tag, root digest.Digest) []version.Tag {
+	var rest []version.Tag
+	for _, t := range tags {
+		if rel, ok := p.Lookup.Wanted(image, t.Name); !ok || rel.Root.Digest != root {
+			rest = append(rest, t)
+		}
+	}
+	return rest
+}
+
+func wanted(tags []version.Tag) []ReleaseTag {
+	var out []ReleaseTag
+	for _, t := range tags {
+		out = append(out, ReleaseTag{Name: t.Name, Kind: t.Kind})
+	}
+	return out
+}
+
+// Drive takes an admitted release to its end. Several may drive the same one:
+// each step finds done what the others did.
+func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
+	for _, t := range rel.Taken() {
+		err := p.settle(ctx, rel.Image, t.Name)
+		if errors.Is(err, ErrNotFound) {
+			return p.abandonLost(ctx, rel, err)
+		}
+		if err != nil {
+			return rel, fmt.Errorf("settle %s:%s: %w", rel.Image, t.Name, err)
+		}
+	}
+	// The commit point. A crash before it leaves tags that name an admitted
+	// release, which the next run of this function publishes; a crash after it
+	// leaves a true index, from which the relay announces and the queue acks.
+	published, err := p.Index.Publish(ctx, rel.ID)
+	if errors.Is(err, ErrSuperseded) {
+		return p.abandon(ctx, rel, LostClaims)
+	}
+	if err != nil {
+		return rel, fmt.Errorf("publish %s: %w", rel.ID, err)
+	}
+	return published, nil
+}
+
+// DriveOpen drives every open release, for those whose request is not being
+// handled any more. It goes on after an error and returns them all.
+func (p *Pipeline) DriveOpen(ctx context.Context) error {
+	var errs []error
+	for _, rel := range p.Lookup.Open() {
+		if _, err := p.Drive(ctx, rel); err != nil && !errors.Is(err, ErrSuperseded) {
+			errs = append(errs, fmt.Errorf("drive %s: %w", rel.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// abandonLost abandons rel if the registry has lost its root. Settle may have
+// missed another release's root; then this one is only tried again.
+func (p *Pipeline) abandonLost(ctx context.Context, rel Release, cause error) (Release, error) {
+	repositories := p.repositories(rel.Image)
+	if _, _, err := p.Capturer.Capture(ctx, repositories, rel.Root.Digest); !errors.Is(err, ErrNotFound) {
+		return rel, errors.Join(cause, err)
+	}
+	return p.abandon(ctx, rel, RootLost)
+}
+
+// abandon gives rel's claims back.
+func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Release, error) {
+	abandoned, err := p.Index.Abandon(ctx, rel.ID, why)
+	if err != nil {
+		return rel, fmt.Errorf("abandon %s: %w", rel.ID, err)
+	}
+	if abandoned.State == ReleasePublished {
+		return abandoned, nil
+	}
+	return abandoned, p.asEnd(ctx, abandoned)
+}
+
+// asEnd is what an abandoned release means for its request.
+func (p *Pipeline) asEnd(ctx context.Context, rel Release) error {
+	if err := p.giveBack(ctx, rel); err != nil {
+		return err
+	}
+	if rel.Why == RootLost {
+		return fmt.Errorf("the registry lost root %s of release %s, it will be built again", rel.Root.Digest, rel.ID)
+	}
+	return fmt.Errorf("release %s was abandoned (%s): %w", rel.ID, rel.Why, ErrSuperseded)
+}
+
+// giveBack does what an abandoned release owes the others: it makes the
+// registry follow the index, and asks anew for what its claims had made lapse.
+// A crash may cut it short, so whoever meets the release does it again.
+func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
+	for _, t := range rel.Tags {
+		if err := p.settle(ctx, rel.Image, t.Name); err != nil && !errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("settle %s:%s back: %w", rel.Image, t.Name, err)
+		}
+	}
+	for _, id := range rel.Lapsed {
+		lapsed, _ := p.Lookup.Release(id)
+		r := lapsed.Request
+		again := Request{Project: r.Project, Ref: r.Ref, Commit: r.Commit, Args: r.Args, Target: r.Target, Platforms: r.Platforms,
+			By: "imgd", Reason: "release " + rel.ID + " was abandoned: " + rel.Why}
+		if err := p.Asker.Ask(ctx, again); err != nil {
+			return fmt.Errorf("ask again for %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (p *Pipeline) log() *slog.Logger {
+	if p.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return p.Log
+}

@@ -1,0 +1,273 @@
+package imgd_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgd/imgd"
+)
+
+const (
+	mainRef = "refs/heads/main"
+	tagRef  = "refs/tags/v1.2.3"
+)
+
+// Whatever befalls whichever effect, the request ends in exactly one published
+// release, whose tags the registry has. The world checks the order of effects.
+func TestFaults(t *testing.T) {
+	effects := []string{"resolve", "build", "capture", "admit", "tag", "publish"}
+	modes := []string{"fails", "fails but took effect", "interrupted before", "interrupted after", "repeated"}
+	for _, effect := range effects {
+		for _, mode := range modes {
+			for _, times := range []int{1, 2, 3} {
+				t.Run(strings.Join([]string{effect, mode, string(rune('0' + times))}, "/"), func(t *testing.T) {
+					w := newWorld(t)
+					w.refs[tagRef] = commit("a")
+					w.fault = fault{effect, mode, times}
+					rel, err := w.deliver(request(tagRef, 1))
+					if err != nil || rel.State != imgd.ReleasePublished {
+						t.Fatalf("got %s, %v; effects %v", rel.State, err, w.effects)
+					}
+					if w.fault.left == times {
+						t.Fatalf("the fault was not met; effects %v", w.effects)
+					}
+					w.check()
+					if n := len(w.index.Published(0)); n != 1 {
+						t.Errorf("%d releases, want 1", n)
+					}
+					if got := len(rel.Taken()); got != 3 {
+						t.Errorf("%d tags taken, want 3: %s", got, rel.Reasons())
+					}
+				})
+			}
+		}
+	}
+}
+
+// The same for giving a release up whose root the registry lost.
+func TestFaultsAfterLoss(t *testing.T) {
+	for _, effect := range []string{"capture", "abandon", "untag", "ask"} {
+		for _, mode := range []string{"fails", "fails but took effect", "interrupted before", "interrupted after", "repeated"} {
+			t.Run(effect+"/"+mode, func(t *testing.T) {
+				w := newWorld(t)
+				w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
+				older := w.admit(request("refs/tags/v1.0.0", 1))
+				newer := w.admit(request("refs/tags/v1.0.1", 2)) // makes the older one's claim on latest lapse
+				if rel, err := w.pipeline().Drive(t.Context(), older); err != nil || len(rel.Taken()) != 1 {
+					t.Fatalf("got %v, %v; want only v1.0.0", rel.Taken(), err)
+				}
+				delete(w.roots, newer.Root.Digest)
+				w.fault = fault{effect, mode, 1}
+				rel, err := w.deliver(request("refs/tags/v1.0.1", 2))
+				if err != nil || rel.ID == newer.ID || rel.State != imgd.ReleasePublished {
+					t.Fatalf("got %s %s, %v; want a second release", rel.ID, rel.State, err)
+				}
+				w.check()
+				if len(w.asked) == 0 || w.asked[0].Ref != "refs/tags/v1.0.0" {
+					t.Errorf("the request whose claim had lapsed was not asked anew: %v", w.asked)
+				}
+			})
+		}
+	}
+}
+
+// admit takes req as far as admission, as if the process died then.
+func (w *world) admit(req imgd.Request) imgd.Release {
+	w.t.Helper()
+	w.fault = fault{"tag", "fails", 1}
+	if rel, err := w.pipeline().Handle(w.t.Context(), &req, func(imgd.State) {}); !errors.Is(err, errInjected) {
+		w.t.Fatalf("got %s, %v", rel.ID, err)
+	}
+	rel, ok := w.index.Newest(req.ID)
+	if !ok || rel.State != imgd.ReleaseAdmitted {
+		w.t.Fatalf("got %s, want an admitted release", rel.State)
+	}
+	return rel
+}
+
+func TestKnown(t *testing.T) {
+	w := newWorld(t)
+	w.refs[mainRef], w.past[commit("b")] = commit("b"), commit("a")
+	first, err := w.deliver(request(mainRef, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	builds := w.made
+
+	t.Run("redelivered", func(t *testing.T) {
+		rel, err := w.deliver(request(mainRef, 1))
+		if err != nil || rel.ID != first.ID {
+			t.Errorf("got %s, %v; want %s", rel.ID, err, first.ID)
+		}
+	})
+	t.Run("asked later", func(t *testing.T) {
+		if _, err := w.deliver(request(mainRef, 2)); !errors.Is(err, imgd.ErrUnchanged) {
+			t.Errorf("got %v, want unchanged", err)
+		}
+	})
+	t.Run("branch reset and forth", func(t *testing.T) {
+		old := request(mainRef, 1)
+		old.Commit = commit("a")
+		older, err := w.deliver(old)
+		if err != nil || w.tags["main"] != first.Root.Digest {
+			t.Fatalf("the older commit took main: %v", err)
+		}
+		built := w.made
+		w.refs[mainRef] = commit("a")
+		reset, err := w.deliver(request(mainRef, 5))
+		if err != nil || w.tags["main"] != older.Root.Digest || reset.ID == older.ID {
+			t.Fatalf("after the reset main is %s, %v", w.tags["main"], err)
+		}
+		w.refs[mainRef] = commit("b")
+		if _, err := w.deliver(request(mainRef, 6)); err != nil || w.tags["main"] != first.Root.Digest {
+			t.Fatalf("and forth again: main is %s, %v", w.tags["main"], err)
+		}
+		if w.made != built {
+			t.Errorf("%d builds for what was built already", w.made-built)
+		}
+		w.check()
+	})
+	t.Run("root gone", func(t *testing.T) {
+		delete(w.roots, first.Root.Digest)
+		delete(w.tags, "main")
+		w.refs[mainRef] = commit("a")
+		if _, err := w.deliver(request(mainRef, 7)); err != nil {
+			t.Fatal(err)
+		}
+		w.refs[mainRef] = commit("b")
+		rel, err := w.deliver(request(mainRef, 8))
+		if err != nil || w.made <= builds || w.tags["main"] != rel.Root.Digest || rel.Root.Digest == first.Root.Digest {
+			t.Fatalf("main is %s, %v; want a new build", w.tags["main"], err)
+		}
+		w.check()
+	})
+}
+
+func TestConflict(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	first, err := w.deliver(request(tagRef, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.refs[tagRef] = commit("b")
+	if _, err := w.deliver(request(tagRef, 2)); !errors.Is(err, imgd.ErrConflict) {
+		t.Fatalf("got %v, want a conflict", err)
+	}
+	if w.tags["v1.2.3"] != first.Root.Digest {
+		t.Errorf("the registry says %s, want %s", w.tags["v1.2.3"], first.Root.Digest)
+	}
+	w.check()
+}
+
+func TestBranchAndTagOfOneCommit(t *testing.T) {
+	w := newWorld(t)
+	w.refs[mainRef], w.refs[tagRef] = commit("a"), commit("a")
+	branch, err := w.deliver(request(mainRef, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag, err := w.deliver(request(tagRef, 2))
+	if err != nil || tag.Request.ID == branch.Request.ID {
+		t.Fatalf("got %s and %s, %v; want two releases", branch.ID, tag.ID, err)
+	}
+	w.check()
+}
+
+func TestRefused(t *testing.T) {
+	w := newWorld(t)
+	w.refs["refs/heads/main"] = commit("a")
+	for _, tt := range []struct {
+		name string
+		req  imgd.Request
+		want error
+	}{
+		{"no such project", imgd.Request{Project: "other", Ref: mainRef}, imgd.ErrInvalid},
+		{"ref not allowed", imgd.Request{Project: "hello", Ref: "refs/pull/1/head"}, imgd.ErrInvalid},
+		{"ref is gone", imgd.Request{Project: "hello", Ref: "refs/heads/gone", Commit: commit("a")}, imgd.ErrSuperseded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := w.deliver(tt.req); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if len(w.tags) != 0 || w.made != 0 {
+				t.Error("it was built all the same")
+			}
+		})
+	}
+}
+
+// An admitted release is driven to its end although its request cannot be
+// resolved any more, and although nobody handles it.
+func TestAdmittedIsDriven(t *testing.T) {
+	for _, way := range []string{"redelivered", "swept"} {
+		t.Run(way, func(t *testing.T) {
+			w := newWorld(t)
+			w.refs[tagRef] = commit("a")
+			rel := w.admit(request(tagRef, 1))
+			delete(w.refs, tagRef)
+			if way == "swept" {
+				if err := w.pipeline().DriveOpen(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				req := request(tagRef, 1)
+				req.Commit = commit("a")
+				req.ID = req.Hash()
+				if _, err := w.deliver(req); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, _ := w.index.Release(rel.ID); got.State != imgd.ReleasePublished {
+				t.Errorf("got %s, want published", got.State)
+			}
+			w.check()
+		})
+	}
+}
+
+func TestHash(t *testing.T) {
+	req := imgd.Request{Project: "hello", Ref: mainRef, Commit: commit("a"), Platforms: []string{"linux/arm64", "linux/amd64"}, Args: map[string]string{"B": "2", "A": "1"}}
+	same := req
+	same.Platforms = []string{"linux/amd64", "linux/arm64"}
+	same.Version, same.By, same.Reason = "v1", "alice", "why"
+	if req.Hash() != same.Hash() || len(req.Hash()) != 32 {
+		t.Errorf("got %s and %s, want the same 32 digits", req.Hash(), same.Hash())
+	}
+	// sha256 of ["hello","refs/heads/main","aaaa…",["linux/amd64","linux/arm64"],{"A":"1","B":"2"},"",""], first 32 digits.
+	want := digest.FromString(`["hello","refs/heads/main","` + commit("a") + `",["linux/amd64","linux/arm64"],{"A":"1","B":"2"},"",""]`).Encoded()[:32]
+	if req.Hash() != want {
+		t.Errorf("got %s, want %s", req.Hash(), want)
+	}
+	req.Nonce = "1"
+	if req.Hash() == want {
+		t.Error("the nonce makes no other request")
+	}
+}
+
+func TestAllows(t *testing.T) {
+	p := imgd.Project{Refs: []string{"refs/heads/*", "refs/tags/v*.0"}}
+	for ref, want := range map[string]bool{
+		"refs/heads/main": true, "refs/heads/feature/x": true, "refs/tags/v1.0": true, "refs/tags/v1.1": false,
+		"refs/pull/1/head": false, "xrefs/heads/main": false, "refs/tags/v1.0.0": true,
+	} {
+		if got := p.Allows(ref); got != want {
+			t.Errorf("%s: got %t, want %t", ref, got, want)
+		}
+	}
+}
+
+func TestSource(t *testing.T) {
+	for git, want := range map[string]string{
+		"https://user:secret@git.test/a/b.git": "https://git.test/a/b",
+		"http://127.0.0.1:8080/hello.git":      "http://127.0.0.1:8080/hello",
+		"https://git.test/a/b":                 "https://git.test/a/b",
+	} {
+		if got := (imgd.Project{Git: git}).Source(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

@@ -1,0 +1,320 @@
+package imgd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/index"
+)
+
+const (
+	demoImage = "demo/hello"
+	demoRepo  = "registry.test/demo/hello"
+)
+
+var epoch = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+
+var errInjected = errors.New("injected fault")
+
+// A fault befalls the effects of one name, while there are any left.
+type fault struct {
+	effect string // resolve, build, capture, admit, tag, untag, publish, abandon, ask
+	mode   string // see world.effect
+	left   int
+}
+
+// A world is everything outside the pipeline: git, BuildKit, the registry and
+// the queue in memory, and a real index in a directory. It fails the test when
+// the pipeline breaks the order of effects.
+type world struct {
+	t       *testing.T
+	dir     string
+	index   *index.Index
+	die     context.CancelFunc // ends the process that runs
+	fault   fault
+	effects []string // all, in order
+
+	mu    sync.Mutex
+	refs  map[string]string // full ref -> commit
+	past  map[string]string // commit -> parent
+	made  int               // builds so far: each makes another digest
+	roots map[digest.Digest]bool
+	tags  map[string]digest.Digest // of the registry
+	asked []imgd.Request
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: t.TempDir(), refs: map[string]string{}, past: map[string]string{},
+		roots: map[digest.Digest]bool{}, tags: map[string]digest.Digest{}, die: func() {}}
+	w.open()
+	t.Cleanup(func() { w.index.Close() })
+	return w
+}
+
+// open starts a process over what the disk has.
+func (w *world) open() {
+	w.t.Helper()
+	x, err := index.Open(index.Config{Dir: w.dir, History: w, Registry: foreign{w}, Writer: "test", Now: func() time.Time { return epoch }})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.index = x
+}
+
+func (w *world) pipeline() *imgd.Pipeline {
+	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
+		Repositories: []string{demoRepo}, Refs: []string{"refs/heads/*", "refs/tags/*"}}
+	return &imgd.Pipeline{Projects: map[string]imgd.Project{"hello": project},
+		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
+}
+
+// effect runs do under the fault of that name.
+func (w *world) effect(ctx context.Context, name string, do func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err // a dead process has no effects
+	}
+	w.mu.Lock()
+	w.effects = append(w.effects, name)
+	hit := w.fault.effect == name && w.fault.left > 0
+	if hit {
+		w.fault.left--
+	}
+	w.mu.Unlock()
+	if !hit {
+		return do()
+	}
+	switch w.fault.mode {
+	case "fails":
+		return errInjected
+	case "fails but took effect":
+		return errors.Join(do(), errInjected)
+	case "interrupted before":
+		w.die()
+		return ctx.Err()
+	case "interrupted after":
+		err := do()
+		w.die()
+		return errors.Join(err, ctx.Err())
+	case "repeated":
+		return errors.Join(do(), do())
+	}
+	panic("unreachable: no such mode " + w.fault.mode)
+}
+
+func (w *world) Resolve(ctx context.Context, _, ref, commit string) (c imgd.Commit, err error) {
+	err = w.effect(ctx, "resolve", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		head, ok := w.refs[ref]
+		if !ok || commit != "" && !w.in(head, commit) {
+			return imgd.ErrSuperseded
+		}
+		if commit == "" {
+			commit = head
+		}
+		c = imgd.Commit{ID: commit, Time: epoch}
+		return nil
+	})
+	return c, err
+}
+
+func (w *world) in(head, commit string) bool {
+	for c := head; c != ""; c = w.past[c] {
+		if c == commit {
+			return true
+		}
+	}
+	return false
+}
+
+// Head and Contains make the world the index's History.
+func (w *world) Head(_ context.Context, _, ref string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	head, ok := w.refs[ref]
+	if !ok {
+		return "", imgd.ErrNotFound
+	}
+	return head, nil
+}
+
+func (w *world) Contains(_ context.Context, _, head, commit string) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.in(head, commit), nil
+}
+
+// Build is never reproducible: the hardest case.
+func (w *world) Build(ctx context.Context, _ imgd.Project, _ imgd.Request) (d ocispec.Descriptor, err error) {
+	err = w.effect(ctx, "build", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.made++
+		d.Digest = digest.FromString(fmt.Sprint("build ", w.made))
+		w.roots[d.Digest] = true
+		return nil
+	})
+	return d, err
+}
+
+func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d ocispec.Descriptor, p []ocispec.Descriptor, err error) {
+	err = w.effect(ctx, "capture", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.roots[root] {
+			return imgd.ErrNotFound
+		}
+		d = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: root, Size: 479}
+		platform := d
+		platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+		p = []ocispec.Descriptor{platform}
+		return nil
+	})
+	return d, p, err
+}
+
+func (w *world) Tag(ctx context.Context, _, tag string, root ocispec.Descriptor) error {
+	return w.effect(ctx, "tag", func() error {
+		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root.Digest {
+			w.t.Errorf("tag %s is written with %s before the index wants it (I5)", tag, root.Digest)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.roots[root.Digest] {
+			return imgd.ErrNotFound
+		}
+		w.tags[tag] = root.Digest
+		return nil
+	})
+}
+
+func (w *world) Untag(ctx context.Context, _, tag string, ours func(digest.Digest) bool) error {
+	return w.effect(ctx, "untag", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if ours(w.tags[tag]) {
+			delete(w.tags, tag)
+		}
+		return nil
+	})
+}
+
+// foreign is the registry as the index asks it: what do tags name there?
+type foreign struct{ w *world }
+
+func (f foreign) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if d, ok := f.w.tags[tag]; ok {
+		return ocispec.Descriptor{Digest: d}, nil
+	}
+	return ocispec.Descriptor{}, imgd.ErrNotFound
+}
+
+func (f foreign) Capture(ctx context.Context, repositories []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	return f.w.Capture(ctx, repositories, root)
+}
+
+func (w *world) Admit(ctx context.Context, rel imgd.Release, known string) (out imgd.Release, err error) {
+	err = w.effect(ctx, "admit", func() error {
+		out, err = w.index.Admit(ctx, rel, known)
+		return err
+	})
+	return out, err
+}
+
+func (w *world) Publish(ctx context.Context, id string) (out imgd.Release, err error) {
+	err = w.effect(ctx, "publish", func() error {
+		rel, _ := w.index.Release(id)
+		for _, t := range rel.Taken() {
+			if want, _ := w.index.Wanted(demoImage, t.Name); w.tags[t.Name] != want.Root.Digest {
+				w.t.Errorf("%s is published while the registry says %s for %s", id, w.tags[t.Name], t.Name)
+			}
+		}
+		out, err = w.index.Publish(ctx, id)
+		return err
+	})
+	return out, err
+}
+
+func (w *world) Abandon(ctx context.Context, id, why string) (out imgd.Release, err error) {
+	err = w.effect(ctx, "abandon", func() error {
+		out, err = w.index.Abandon(ctx, id, why)
+		return err
+	})
+	return out, err
+}
+
+func (w *world) Ask(ctx context.Context, req imgd.Request) error {
+	return w.effect(ctx, "ask", func() error {
+		w.asked = append(w.asked, req)
+		return nil
+	})
+}
+
+func commit(letter string) string { return strings.Repeat(letter, 40) }
+
+// request asks for ref at second at.
+func request(ref string, at int) imgd.Request {
+	return imgd.Request{Project: "hello", Ref: ref, AskedAt: epoch.Add(time.Duration(at) * time.Second)}
+}
+
+// deliver handles req as the queue would: again after every error, in a new
+// process after the death of one, until it ends.
+func (w *world) deliver(req imgd.Request) (imgd.Release, error) {
+	w.t.Helper()
+	for range 8 {
+		ctx, die := context.WithCancel(w.t.Context())
+		w.die = die
+		got := req // what one delivery resolves is gone with it
+		rel, err := w.pipeline().Handle(ctx, &got, func(imgd.State) {})
+		dead := ctx.Err() != nil
+		die()
+		if dead {
+			w.index.Close()
+			w.open()
+		}
+		if err == nil && !dead || isEnd(err) {
+			return rel, err
+		}
+	}
+	w.t.Fatalf("no end after 8 deliveries; effects: %v", w.effects)
+	return imgd.Release{}, nil
+}
+
+func isEnd(err error) bool {
+	var failed *imgd.BuildError
+	return errors.As(err, &failed) || slices.ContainsFunc([]error{imgd.ErrUnchanged, imgd.ErrSuperseded, imgd.ErrConflict, imgd.ErrInvalid},
+		func(end error) bool { return errors.Is(err, end) })
+}
+
+// check holds what must be true whenever nothing runs: I6, I7, and one release
+// for the given requests.
+func (w *world) check() {
+	w.t.Helper()
+	for tag, root := range w.tags {
+		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root {
+			w.t.Errorf("registry says %s for %s, the index %s (I6)", root, tag, rel.Root.Digest)
+		}
+	}
+	for _, rel := range w.index.Published(0) {
+		for _, t := range rel.Taken() {
+			if w.tags[t.Name] == "" {
+				w.t.Errorf("%s is published and the registry has no %s", rel.ID, t.Name)
+			}
+		}
+	}
+	if open := w.index.Open(); len(open) > 0 {
+		w.t.Errorf("%d releases are open", len(open))
+	}
+}
