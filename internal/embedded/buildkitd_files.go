@@ -1,0 +1,150 @@
+package embedded
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const (
+	// tailSize is how much of buildkitd's log an error shows.
+	tailSize = 2 << 10
+	// logLimit is the size at which a start sets the log aside as .old.
+	logLimit = 16 << 20
+)
+
+// buildkitdTOML is the part of the configuration that does not depend on us.
+//
+// No history: a record holds the build args, is written before a build is
+// reported as done, and its failure fails a build that was already pushed.
+// Garbage collection: buildkitd's own first rule would drop cache mounts (Go's
+// build and module cache) unused for two days, so only what is made again
+// cheaply goes that early, the rest by age and size.
+const buildkitdTOML = `insecure-entitlements = []
+
+[log]
+  format = "json"
+
+[history]
+  maxEntries = 0
+
+[cdi]
+  disabled = true
+
+[worker.containerd]
+  enabled = false
+
+[frontend."gateway.v0"]
+  allowedRepositories = ["docker.io/docker/dockerfile"]
+
+[worker.oci]
+  enabled = true
+  networkMode = "host"
+  gc = true
+%s
+  [[worker.oci.gcpolicy]]
+    filters = ["type==source.local", "type==source.git.checkout"]
+    keepDuration = "48h"
+    maxUsedSpace = "512MB"
+  [[worker.oci.gcpolicy]]
+    keepDuration = "1440h"
+    reservedSpace = "10GB"
+    maxUsedSpace = "60%%"
+    minFreeSpace = "10%%"
+  [[worker.oci.gcpolicy]]
+    all = true
+    reservedSpace = "10GB"
+    maxUsedSpace = "60%%"
+    minFreeSpace = "10%%"
+`
+
+// writeFiles writes buildkitd's configuration and the runc it is to use: runc
+// with a state directory of its own. By default it would share /run/runc with
+// everyone, and the containers of a killed buildkitd could not be told apart.
+func (s site) writeFiles(cfg BuildkitdConfig) error {
+	registries, err := registriesTOML(cfg.Mirrors, cfg.HTTPRegistries)
+	if err != nil {
+		return err
+	}
+	worker := fmt.Sprintf("  binary = %q\n  defaultCgroupParent = %q\n", s.wrapper(), s.name)
+	text := fmt.Sprintf(buildkitdTOML, worker) + registries +
+		fmt.Sprintf("\n[otel]\n  socketPath = %q\n", s.run()+"/otel.sock")
+	if err := os.WriteFile(s.config(), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write config: %w", err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --root %s \"$@\"\n", shellQuote(s.runc), shellQuote(s.runcRoot()))
+	if err := os.WriteFile(s.wrapper(), []byte(script), 0o700); err != nil {
+		return fmt.Errorf("write runc wrapper: %w", err)
+	}
+	if fileSize(s.logFile()) > logLimit {
+		if err := os.Rename(s.logFile(), s.logFile()+".old"); err != nil {
+			return fmt.Errorf("set log aside: %w", err)
+		}
+	}
+	return nil
+}
+
+// registriesTOML writes one table for each registry named in either argument.
+func registriesTOML(mirrors map[string][]string, plain []string) (string, error) {
+	names := slices.Clone(plain)
+	for name, hosts := range mirrors {
+		names = append(names, name)
+		for _, host := range hosts {
+			if !validRegistry(host) {
+				return "", fmt.Errorf("read mirrors of %s: %q is not a registry", name, host)
+			}
+		}
+	}
+	slices.Sort(names)
+	var text strings.Builder
+	for _, name := range slices.Compact(names) {
+		if !validRegistry(name) {
+			return "", fmt.Errorf("read registries: %q is not a registry", name)
+		}
+		fmt.Fprintf(&text, "\n[registry.%q]\n", name)
+		if hosts := mirrors[name]; len(hosts) > 0 {
+			fmt.Fprintf(&text, "  mirrors = [\"%s\"]\n", strings.Join(hosts, `", "`))
+		}
+		if slices.Contains(plain, name) {
+			text.WriteString("  http = true\n")
+		}
+	}
+	return text.String(), nil
+}
+
+// validRegistry takes host, host:port and either with a path, and nothing that
+// means something in TOML.
+func validRegistry(name string) bool {
+	ok, _ := regexp.MatchString(`^[A-Za-z0-9.:/_\[\]-]+$`, name)
+	return ok
+}
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// fileSize is 0 for a file that is not there.
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// logTail is the end of what was written to the file after from, for an error.
+func logTail(path string, from int64) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	size := fileSize(path)
+	text, err := io.ReadAll(io.NewSectionReader(file, max(from, size-tailSize), tailSize))
+	if text = bytes.TrimSpace(text); err != nil || len(text) == 0 {
+		return "; nothing in " + path
+	}
+	return "; the end of " + path + ":\n" + string(text)
+}

@@ -1,0 +1,425 @@
+package embedded_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/imgd/imgd/internal/embedded"
+)
+
+const (
+	buildkitdPath = "../../bin/buildkitd"
+	buildctlPath  = "../../bin/buildctl"
+)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: this needs root, for namespaces and mounts")
+	}
+}
+
+func needBuildkit(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	for _, path := range []string{buildkitdPath, buildctlPath} {
+		if _, err := os.Stat(path); err != nil {
+			t.Fatalf("run make tools: %v", err)
+		}
+	}
+	for _, name := range []string{"runc", "unshare", "busybox"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Fatalf("apt-get install runc util-linux busybox-static: %v", err)
+		}
+	}
+}
+
+func workers(ctx context.Context, addr string) error {
+	out, err := exec.CommandContext(ctx, buildctlPath, "--addr", addr, "debug", "workers").CombinedOutput()
+	if err == nil && !strings.Contains(string(out), "linux/amd64") {
+		err = errors.New("no worker")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func config(dir string, log *slog.Logger) embedded.BuildkitdConfig {
+	return embedded.BuildkitdConfig{
+		Binary: buildkitdPath, Dir: dir, Probe: workers, Log: log,
+		Mirrors:        map[string][]string{"docker.io": {"127.0.0.1:5000"}},
+		HTTPRegistries: []string{"127.0.0.1:5000", "registry.internal:5000"},
+	}
+}
+
+func startBuildkitd(t *testing.T, dir string, log *slog.Logger) *embedded.Buildkitd {
+	t.Helper()
+	b, err := embedded.StartBuildkitd(within(t), config(dir, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeBuildkitd(t, b) })
+	return b
+}
+
+func closeBuildkitd(t *testing.T, b *embedded.Buildkitd) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	defer cancel()
+	if err := b.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// processes lists the processes of this machine whose command line contains
+// text, ourselves excepted, as PID -> command line.
+func processes(t *testing.T, text string) map[int]string {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[int]string{}
+	for _, path := range paths {
+		raw, _ := os.ReadFile(path) // it may have ended
+		line := strings.ReplaceAll(string(raw), "\x00", " ")
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if strings.Contains(line, text) && pid != os.Getpid() {
+			found[pid] = line
+		}
+	}
+	return found
+}
+
+// daemon is the PID of the buildkitd (not of unshare) of dir.
+func daemon(t *testing.T, dir string) int {
+	t.Helper()
+	for pid, line := range processes(t, dir) {
+		if !strings.HasPrefix(line, "unshare") && strings.Contains(line, "--addr") {
+			return pid
+		}
+	}
+	t.Fatalf("no buildkitd of %s", dir)
+	return 0
+}
+
+// runDir is where the socket is.
+func runDir(b *embedded.Buildkitd) string {
+	return filepath.Dir(strings.TrimPrefix(b.Address(), "unix://"))
+}
+
+// leftovers tells what there is outside dir of a buildkitd of dir.
+func leftovers(t *testing.T, dir, run string) error {
+	t.Helper()
+	if found := processes(t, dir); len(found) > 0 {
+		return fmt.Errorf("processes: %v", found)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), dir) {
+		return fmt.Errorf("mounts: %s", mounts)
+	}
+	if run == "" {
+		return nil
+	}
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(run))
+	more, _ := filepath.Glob("/sys/fs/cgroup/" + filepath.Base(run))
+	if groups = append(groups, more...); len(groups) > 0 {
+		return fmt.Errorf("cgroups: %v", groups)
+	}
+	if _, err := os.Stat(run); err == nil {
+		return fmt.Errorf("directory: %s", run)
+	}
+	return nil
+}
+
+// writeContext makes a build context whose build sleeps for seconds.
+func writeContext(dir, seconds string) error {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	busybox, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	dockerfile := "FROM scratch\nCOPY busybox /busybox\nRUN [\"/busybox\",\"sleep\",\"" + seconds + "\"]\n"
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "busybox"), busybox, 0o755),
+		os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644))
+}
+
+// build is a build of the context in dir. It dies with the test.
+func build(ctx context.Context, addr, dir string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, buildctlPath, "--addr", addr, "build", "--progress=plain",
+		"--frontend=dockerfile.v0", "--local=context="+dir, "--local=dockerfile="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// naps is a number of seconds that no other process sleeps for.
+func naps(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("%d.%d", 1000+os.Getpid(), time.Now().UnixNano()%1e9)
+}
+
+func TestBuildkitdBuildsAndLeavesNothing(t *testing.T) {
+	needBuildkit(t)
+	dir, source := t.TempDir(), t.TempDir()
+	b := startBuildkitd(t, dir, quiet())
+	if err := writeContext(source, "0"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := build(within(t), b.Address(), source).CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	if _, err := embedded.StartBuildkitd(within(t), config(dir, quiet())); err == nil ||
+		!strings.Contains(err.Error(), fmt.Sprintf("in use by process %d", os.Getpid())) {
+		t.Errorf("second start: got %v, want it to name the holder of the lock", err)
+	}
+	closeBuildkitd(t, b)
+	if err := leftovers(t, dir, runDir(b)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBuildkitdAsksTheMirror builds from an image that docker.io does not have.
+func TestBuildkitdAsksTheMirror(t *testing.T) {
+	needBuildkit(t)
+	r := startRegistry(t, t.TempDir(), quiet())
+	pushImage(t, "http://"+r.Address()+"/v2/library/imgd-embedded-test", "v1")
+	cfg := config(t.TempDir(), quiet())
+	cfg.Mirrors = map[string][]string{"docker.io": {r.Address()}}
+	cfg.HTTPRegistries = []string{r.Address()}
+	b, err := embedded.StartBuildkitd(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeBuildkitd(t, b) })
+	source := t.TempDir()
+	dockerfile := []byte("FROM imgd-embedded-test:v1\nCOPY Dockerfile /\n")
+	if err := os.WriteFile(filepath.Join(source, "Dockerfile"), dockerfile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := build(within(t), b.Address(), source).CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+}
+
+func TestBuildkitdComesBack(t *testing.T) {
+	needBuildkit(t)
+	dir := t.TempDir()
+	var log lockedBuffer
+	b := startBuildkitd(t, dir, slog.New(slog.NewTextHandler(&log, nil)))
+	for range 2 {
+		before := daemon(t, dir)
+		if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error { return workers(within(t), b.Address()) })
+		if after := daemon(t, dir); after == before {
+			t.Errorf("still PID %d", after)
+		}
+	}
+	if got, want := strings.Count(log.String(), "buildkitd ended, starting it again"), 2; got != want {
+		t.Errorf("restarts in the log: got %d, want %d: %s", got, want, log.String())
+	}
+}
+
+func TestBuildkitdCloseCutsBuilds(t *testing.T) {
+	needBuildkit(t)
+	dir, source, nap := t.TempDir(), t.TempDir(), naps(t)
+	b := startBuildkitd(t, dir, quiet())
+	if err := writeContext(source, nap); err != nil {
+		t.Fatal(err)
+	}
+	cmd := build(within(t), b.Address(), source)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return running(t, "/busybox sleep "+nap) })
+	ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
+	defer cancel()
+	if err := b.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the build ended well")
+	}
+	if found := processes(t, "/busybox sleep "+nap); len(found) > 0 {
+		t.Errorf("processes: %v", found)
+	}
+	if err := leftovers(t, dir, runDir(b)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBuildkitdTellsWhyItDoesNotStart(t *testing.T) {
+	needBuildkit(t)
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "root"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(t.TempDir(), "buildkitd")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho the disk is on fire >&2; exit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		change func(*embedded.BuildkitdConfig)
+		want   []string
+	}{
+		"no binary": {func(c *embedded.BuildkitdConfig) { c.Binary = "/none/buildkitd" }, []string{"/none/buildkitd"}},
+		"no runc":   {func(c *embedded.BuildkitdConfig) { c.Runc = "/none/runc" }, []string{"/none/runc"}},
+		"root is a file": {func(c *embedded.BuildkitdConfig) { c.Dir = full },
+			[]string{"died 3 times", "not a directory"}},
+		"dies": {func(c *embedded.BuildkitdConfig) { c.Binary = script },
+			[]string{"died 3 times", "exit status 3", "the disk is on fire", "buildkitd.log"}},
+		"bad registry": {func(c *embedded.BuildkitdConfig) { c.HTTPRegistries = []string{"a\"]\n[x"} },
+			[]string{"is not a registry"}},
+		"bad mirror": {func(c *embedded.BuildkitdConfig) { c.Mirrors = map[string][]string{"docker.io": {`"`}} },
+			[]string{"is not a registry"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t.TempDir(), quiet())
+			tc.change(&cfg)
+			_, err := embedded.StartBuildkitd(within(t), cfg)
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %q, want it to contain %q", err, want)
+				}
+			}
+			if err := leftovers(t, cfg.Dir, ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBuildkitdStartEndsWithContext(t *testing.T) {
+	needBuildkit(t)
+	cfg := config(t.TempDir(), quiet())
+	ctx, cancel := context.WithCancel(within(t))
+	cfg.Probe = func(context.Context, string) error { cancel(); return errors.New("never") }
+	if _, err := embedded.StartBuildkitd(ctx, cfg); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if err := leftovers(t, cfg.Dir, ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// runDoomed is a process of its own: an imgd, to be killed while it builds.
+func runDoomed(dir string) {
+	b, err := embedded.StartBuildkitd(context.Background(), config(filepath.Join(dir, "bk"), quiet()))
+	if err != nil {
+		fmt.Fprintln(os.Stdout, "error", err)
+		return
+	}
+	fmt.Fprintln(os.Stdout, "ready", runDir(b))
+	cmd := build(context.Background(), b.Address(), filepath.Join(dir, "source"))
+	out, err := cmd.CombinedOutput()
+	fmt.Fprintln(os.Stdout, "error: the build ended", err, string(out))
+}
+
+func running(t *testing.T, text string) error {
+	t.Helper()
+	if len(processes(t, text)) == 0 {
+		return fmt.Errorf("no process %q", text)
+	}
+	return nil
+}
+
+// startDoomed starts runDoomed, waits for its build to sleep, and returns how
+// to kill it and where its socket is.
+func startDoomed(t *testing.T, dir, nap string) (kill func(), run string) {
+	t.Helper()
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "source"), 0o700), writeContext(filepath.Join(dir, "source"), nap)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "EMBEDDED_TEST_DOOMED="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	t.Cleanup(kill)
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	run, ok := strings.CutPrefix(lines.Text(), "ready ")
+	if !ok {
+		t.Fatalf("helper: %s", lines.Text())
+	}
+	eventually(t, func() error { return running(t, "/busybox sleep "+nap) })
+	return kill, run
+}
+
+func TestBuildkitdDiesWithItsKilledParent(t *testing.T) {
+	needBuildkit(t)
+	dir, nap := t.TempDir(), naps(t)
+	kill, run := startDoomed(t, dir, nap)
+	bk := filepath.Join(dir, "bk")
+	containers, err := os.ReadDir(filepath.Join(run, "runc"))
+	if err != nil || len(containers) == 0 {
+		t.Fatalf("runc's state: got %v, %v, want a container", containers, err)
+	}
+
+	if left, err := filepath.Glob(filepath.Join(bk, "root/runc-*/executor/*")); err != nil || len(left) == 0 {
+		t.Fatalf("bundles: got %v, %v, want one", left, err)
+	}
+	began := time.Now()
+	kill()
+	eventually(t, func() error {
+		if found := processes(t, "/busybox sleep "+nap); len(found) > 0 {
+			return fmt.Errorf("processes: %v", found)
+		}
+		return leftovers(t, dir, "")
+	})
+	t.Logf("all gone after %v", time.Since(began))
+
+	stale := filepath.Join(bk, "root", "stale mount")
+	if err := errors.Join(os.Mkdir(stale, 0o700), syscall.Mount("tmpfs", stale, "tmpfs", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(stale, syscall.MNT_DETACH) }) // fails, if all is well
+	b := startBuildkitd(t, bk, quiet())
+	if got, want := runDir(b), run; got != want {
+		t.Errorf("directory: got %s, want %s", got, want)
+	}
+	if left, err := os.ReadDir(filepath.Join(run, "runc")); err != nil || len(left) > 0 {
+		t.Errorf("runc's state after the next start: got %v, %v, want none", left, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(bk, "root/runc-*/executor/*")); err != nil || len(left) > 0 {
+		t.Errorf("bundles after the next start: got %v, %v, want none", left, err)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), dir) {
+		t.Errorf("mounts after the next start: %v %s", err, mounts)
+	}
+	closeBuildkitd(t, b)
+	if err := leftovers(t, bk, run); err != nil {
+		t.Error(err)
+	}
+}
