@@ -1,0 +1,87 @@
+package kit
+
+// Config is imgd's configuration file as FORMATS of imgd's documentation gives it. Empty fields are left out, so that
+// imgd's own defaults hold.
+type Config struct {
+	Listen   string          `yaml:"listen,omitempty"`
+	Build    BuildConfig     `yaml:"build,omitempty"`
+	Queue    QueueConfig     `yaml:"queue,omitempty"`
+	NATS     NATSConfig      `yaml:"nats,omitempty"`
+	Registry RegistryConfig  `yaml:"registry,omitempty"`
+	BuildKit BuildKitConfig  `yaml:"buildkit,omitempty"`
+	Git      GitConfig       `yaml:"git,omitempty"`
+	Log      LogConfig       `yaml:"log,omitempty"`
+	Projects []ProjectConfig `yaml:"projects,omitempty"`
+}
+
+// BuildConfig is the part of Config about builds.
+type BuildConfig struct {
+	Slots   int    `yaml:"slots,omitempty"`
+	Timeout string `yaml:"timeout,omitempty"`
+	Grace   string `yaml:"grace,omitempty"`
+}
+
+// QueueConfig is the part of Config about deliveries.
+type QueueConfig struct {
+	Lease string `yaml:"lease,omitempty"`
+}
+
+// NATSConfig is the part of Config about NATS.
+type NATSConfig struct {
+	URL    string `yaml:"url,omitempty"`
+	Listen string `yaml:"listen,omitempty"`
+}
+
+// RegistryConfig is the part of Config about the registry.
+type RegistryConfig struct {
+	Address   string `yaml:"address,omitempty"`
+	PlainHTTP bool   `yaml:"plainHTTP,omitempty"`
+	Listen    string `yaml:"listen,omitempty"`
+}
+
+// BuildKitConfig is the part of Config about buildkitd.
+type BuildKitConfig struct {
+	Address         string `yaml:"address,omitempty"`
+	RegistryAddress string `yaml:"registryAddress,omitempty"`
+}
+
+// GitConfig is the part of Config about where repositories may be.
+type GitConfig struct {
+	AllowHosts []string `yaml:"allowHosts,omitempty"`
+	PlainHTTP  bool     `yaml:"plainHTTP,omitempty"`
+}
+
+// LogConfig is the part of Config about imgd's own log.
+type LogConfig struct {
+	Level  string `yaml:"level,omitempty"`
+	Format string `yaml:"format,omitempty"`
+}
+
+// ProjectConfig is one project.
+type ProjectConfig struct {
+	Name         string            `yaml:"name"`
+	Git          string            `yaml:"git"`
+	Image        string            `yaml:"image"`
+	Repositories []string          `yaml:"repositories,omitempty"`
+	Refs         []string          `yaml:"refs,omitempty"`
+	Dockerfile   string            `yaml:"dockerfile,omitempty"`
+	Context      string            `yaml:"context,omitempty"`
+	Target       string            `yaml:"target,omitempty"`
+	Platforms    []string          `yaml:"platforms,omitempty"`
+	BuildArgs    map[string]string `yaml:"buildArgs,omitempty"`
+	LDFlags      string            `yaml:"ldflags,omitempty"`
+	Labels       map[string]string `yaml:"labels,omitempty"`
+	Timeout      string            `yaml:"timeout,omitempty"`
+}
+
+// LocalConfig is the embedded stack on free ports of the loopback, and plain HTTP to git servers allowed.
+func LocalConfig(projects ...ProjectConfig) Config {
+	const anyPort = "127.0.0.1:0"
+	return Config{
+		Listen:   anyPort,
+		NATS:     NATSConfig{Listen: anyPort},
+		Registry: RegistryConfig{Listen: anyPort},
+		Git:      GitConfig{PlainHTTP: true},
+		Projects: projects,
+	}
+}
