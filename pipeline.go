@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -273,11 +274,15 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 	return published, nil
 }
 
-// DriveOpen drives every open release, for those whose request is not being
-// handled any more. It goes on after an error and returns them all.
-func (p *Pipeline) DriveOpen(ctx context.Context) error {
+// DriveOpen drives the releases that were admitted before that time and are
+// still open, for those whose request is not being handled any more. It goes on
+// after an error and returns them all.
+func (p *Pipeline) DriveOpen(ctx context.Context, before time.Time) error {
 	var errs []error
 	for _, rel := range p.Lookup.Open() {
+		if !rel.AdmittedAt.Before(before) {
+			continue
+		}
 		if _, err := p.Drive(ctx, rel); err != nil && !errors.Is(err, ErrSuperseded) {
 			errs = append(errs, fmt.Errorf("drive %s: %w", rel.ID, err))
 		}

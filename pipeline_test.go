@@ -210,7 +210,7 @@ func TestAdmittedIsDriven(t *testing.T) {
 			rel := w.admit(request(tagRef, 1))
 			delete(w.refs, tagRef)
 			if way == "swept" {
-				if err := w.pipeline().DriveOpen(t.Context()); err != nil {
+				if err := w.pipeline().DriveOpen(t.Context(), epoch.Add(1)); err != nil {
 					t.Fatal(err)
 				}
 			} else {

@@ -92,9 +92,9 @@ func (a *asker) same(ctx context.Context, repository string, there digest.Digest
 	return imgd.SameDigests(found, platforms), nil
 }
 
-// lost reports whether the registry no longer has rel's root.
-func (a *asker) lost(ctx context.Context, rel imgd.Release) (bool, error) {
-	_, _, err := a.registry.Capture(ctx, rel.Repositories, rel.Root.Digest)
+// lost reports whether the repositories no longer have rel's root.
+func (a *asker) lost(ctx context.Context, repositories []string, rel imgd.Release) (bool, error) {
+	_, _, err := a.registry.Capture(ctx, repositories, rel.Root.Digest)
 	if err != nil && !errors.Is(err, imgd.ErrNotFound) {
 		return false, err
 	}

@@ -130,7 +130,7 @@ func (c claim) takeVersion(ctx context.Context) error {
 	if owner.Request.Commit != c.rel.Request.Commit {
 		return c.conflict(owner.Root.Digest, c.owner())
 	}
-	lost, err := c.ask.lost(ctx, owner)
+	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
 	if err != nil || lost {
 		return err
 	}
@@ -174,7 +174,7 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 	if !held || c.rel.Request.Force {
 		return "", nil
 	}
-	lost, err := c.ask.lost(ctx, owner)
+	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
 	if err != nil || lost {
 		return "", err
 	}
@@ -244,7 +244,7 @@ func (c claim) again(ctx context.Context, later bool) (bool, error) {
 	if c.rel.Request.Rebuild || !held {
 		return true, nil
 	}
-	return c.ask.lost(ctx, owner)
+	return c.ask.lost(ctx, c.rel.Repositories, owner)
 }
 
 func markOf(rel imgd.Release) mark {
