@@ -1,0 +1,259 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/imgd/imgd"
+)
+
+const (
+	// maxPacks is how many packs a clone may have; each fetch that brings
+	// something adds one, and each costs every later command a file to open.
+	maxPacks = 32
+	// partial leaves trees and blobs with the server.
+	partial = "--filter=tree:0"
+	// incomplete is git's word on a partial clone of a repository with a
+	// lightweight tag on a tree: git 2.39 cannot make one.
+	incomplete = "did not send all necessary objects"
+	// tmpPrefix starts the names of clones in the making and in the unmaking.
+	tmpPrefix = ".tmp-"
+)
+
+// A clone is the local copy of one project. It comes into being by a rename,
+// complete; when git cannot use it, for whatever reason, another takes its
+// place in the same way.
+type clone struct {
+	name string
+	git  runner
+	root string // directory of all clones
+	dir  string // this one's
+	log  *slog.Logger
+
+	// swapping is held for writing while another clone takes dir.
+	swapping sync.RWMutex
+
+	// busy is a lock that a context can stop the wait for. Whoever has put
+	// something into it fetches; it guards result, served and made.
+	busy   chan struct{}
+	result error  // of the last fetch
+	served uint64 // calls with a number up to this have their answer in result
+	made   uint64 // how often dir was replaced
+
+	mu    sync.Mutex // guards calls
+	calls uint64
+}
+
+func newClone(root, name, rawURL string, c Config) (*clone, error) {
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return nil, fmt.Errorf("%q cannot be a file name: %w", name, imgd.ErrInvalid)
+	}
+	u, err := parseURL(rawURL, c.PlainHTTP, c.AllowHosts)
+	if err != nil {
+		return nil, err
+	}
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &clone{name: name, git: newRunner(root, u, c), root: root, dir: filepath.Join(root, name+".git"),
+		log: log.With("project", name), busy: make(chan struct{}, 1)}, nil
+}
+
+// view fetches, then reads. If the clone turns out unreadable it is made anew,
+// once; what a new one does not have, the server does not have.
+func (c *clone) view(ctx context.Context, look func(context.Context, repo) error) error {
+	made, err := c.fetch(ctx)
+	if err != nil {
+		return fmt.Errorf("fetch project %s: %w", c.name, err)
+	}
+	err = c.read(ctx, look)
+	if !broken(err) {
+		return err
+	}
+	if renewErr := c.renew(ctx, made, err); renewErr != nil {
+		return fmt.Errorf("clone project %s again: %w", c.name, renewErr)
+	}
+	return c.read(ctx, look)
+}
+
+// read runs look on a clone that stays where it is meanwhile.
+func (c *clone) read(ctx context.Context, look func(context.Context, repo) error) error {
+	c.swapping.RLock()
+	defer c.swapping.RUnlock()
+	return look(ctx, repo{git: c.git, dir: c.dir})
+}
+
+// broken reports whether err may come from a damaged clone.
+func broken(err error) bool {
+	var exit *exitError
+	return errors.As(err, &exit) || errors.Is(err, errNoCommit)
+}
+
+// fetch makes the clone as new as the server was at some time during the call,
+// and answers which making of the clone that is. One runs at a time; those who
+// wait meanwhile share the next one, as only a fetch that began after a call
+// can answer it.
+func (c *clone) fetch(ctx context.Context) (made uint64, err error) {
+	mine := c.call()
+	if err := c.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer c.unlock()
+	if c.served >= mine {
+		return c.made, c.result
+	}
+	last := c.lastCall()
+	err = c.update(ctx)
+	if err == nil || ctx.Err() == nil { // a caller who gave up answers nobody else
+		c.served, c.result = last, err
+	}
+	return c.made, err
+}
+
+func (c *clone) call() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls++
+	return c.calls
+}
+
+func (c *clone) lastCall() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls
+}
+
+func (c *clone) lock(ctx context.Context) error {
+	select {
+	case c.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *clone) unlock() { <-c.busy }
+
+// update fetches into the clone, or makes one. A clone into which git cannot
+// fetch, but whose server lets itself be cloned, is damaged (a disk that was
+// full, a kill -9 that left lock files) and is replaced. The caller is busy.
+func (c *clone) update(ctx context.Context) error {
+	if !c.ours(ctx) {
+		return c.replace(ctx)
+	}
+	// A bare clone has no refspec of its own. It has its filter in its config.
+	_, err := c.git.remote(ctx, "--git-dir="+c.dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head",
+		"--no-auto-maintenance", "--no-recurse-submodules", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+	if err == nil {
+		return c.tidy(ctx)
+	}
+	if !broken(err) || c.replace(ctx) != nil {
+		return err
+	}
+	c.log.Warn("git could not fetch into the clone, made it anew", "err", err)
+	return nil
+}
+
+// ours reports whether dir is a clone of the configured URL.
+func (c *clone) ours(ctx context.Context) bool {
+	out, err := c.git.local(ctx, "--git-dir="+c.dir, "config", "--get", "remote.origin.url")
+	return err == nil && strings.TrimSuffix(out, "\n") == c.git.url
+}
+
+// tidy keeps the clone small: git's own gc does not run, as it would run in
+// the background. Where git cannot repack (2.39: an annotated tag on a tree),
+// a new clone is one pack too.
+func (c *clone) tidy(ctx context.Context) error {
+	packs, err := filepath.Glob(filepath.Join(c.dir, "objects/pack/*.pack"))
+	if err != nil || len(packs) <= maxPacks {
+		return err
+	}
+	_, err = c.git.local(ctx, "--git-dir="+c.dir, "repack", "-a", "-d", "-q")
+	if err == nil {
+		_, err = c.git.local(ctx, "--git-dir="+c.dir, "pack-refs", "--all")
+	}
+	if broken(err) {
+		return c.replace(ctx)
+	}
+	return err
+}
+
+// renew replaces the clone, unless somebody has since it was made the made-th
+// time.
+func (c *clone) renew(ctx context.Context, made uint64, why error) error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.unlock()
+	if c.made != made {
+		return nil
+	}
+	c.log.Warn("git could not read the clone, making it anew", "err", why)
+	return c.replace(ctx)
+}
+
+// replace clones the project and puts that in the place of what is in dir. A
+// crash leaves the old one, the new one or none, and rests that New clears
+// away. The caller is busy.
+func (c *clone) replace(ctx context.Context) error {
+	tmp, err := os.MkdirTemp(c.root, tmpPrefix+c.name+"-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }() // else New does it
+	fresh := filepath.Join(tmp, "new")
+	err = c.download(ctx, fresh, partial)
+	var exit *exitError
+	if errors.As(err, &exit) && strings.Contains(exit.stderr, incomplete) {
+		err = c.download(ctx, fresh)
+	}
+	if err != nil {
+		return err
+	}
+	return c.swap(fresh, filepath.Join(tmp, "old"))
+}
+
+func (c *clone) download(ctx context.Context, dir string, options ...string) error {
+	args := append([]string{"clone", "--quiet", "--bare", "--template="}, options...)
+	_, err := c.git.remote(ctx, append(args, "--end-of-options", c.git.url, dir)...)
+	return err
+}
+
+func (c *clone) swap(fresh, old string) error {
+	c.swapping.Lock()
+	defer c.swapping.Unlock()
+	if err := os.Rename(c.dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c.made++
+	return os.Rename(fresh, c.dir)
+}
+
+// sweep removes what a git or an imgd that was killed has left: clones in the
+// making, lock files, packs in the making.
+func sweep(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), tmpPrefix) {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+			return fs.SkipDir
+		}
+		inObjects, _ := filepath.Match("*.git/objects/*/tmp_*", strings.TrimPrefix(path, root+"/"))
+		if !d.IsDir() && (inObjects || strings.HasSuffix(d.Name(), ".lock")) { // no ref may end so
+			return os.Remove(path)
+		}
+		return nil
+	})
+}

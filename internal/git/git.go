@@ -1,0 +1,235 @@
+// Package git answers what a ref of a project names now: its commit, what git
+// describe says of it, and whether one commit contains another. It keeps a bare
+// partial clone per project (commits and tags, no trees and blobs) and asks the
+// git binary (2.39 or newer), which nothing from outside can make read another
+// configuration, run a program or reach a host that is not the project's. It
+// does not check files out, and does not know images.
+package git
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/version"
+)
+
+const (
+	headRefs = "refs/heads/"
+	tagRefs  = "refs/tags/"
+
+	// defaultTimeout bounds one git command: a first clone of a million commits
+	// takes minutes, a server that trickles must not hold a request for ever.
+	defaultTimeout = 10 * time.Minute
+)
+
+// Config is what New needs.
+type Config struct {
+	// Dir holds one <project>.git each, and nothing else. One process at a time
+	// may use it. Required; made if it is not there.
+	Dir string
+	// Projects by name; their Git is the URL to clone from.
+	Projects map[string]imgd.Project
+	// AllowHosts are the hosts, with or without port, that projects may be on.
+	// Default: those of the projects.
+	AllowHosts []string
+	// PlainHTTP allows http:// URLs. Default false.
+	PlainHTTP bool
+	// CAFile has the certificates, in PEM, that sign https servers. Default:
+	// GIT_SSL_CAINFO, else SSL_CERT_FILE, else the system's.
+	CAFile string
+	// Timeout of one git command, a whole fetch or clone. Default 10m.
+	Timeout time.Duration
+	// Log is told when a clone has to be made anew. Default: nobody.
+	Log *slog.Logger
+}
+
+// Repos are the clones of the configured projects. It implements imgd.Git; its
+// methods are safe to repeat and for concurrent use.
+type Repos struct {
+	clones map[string]*clone
+}
+
+var errNoCommit = errors.New("names no commit")
+
+// New checks the projects' URLs and makes Dir ready. It clears away what a
+// killed git has left there, and contacts nobody.
+func New(c Config) (*Repos, error) {
+	if _, err := exec.LookPath("git"); err != nil {
+		return nil, fmt.Errorf("find git: %w", err)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of clones: %w", err)
+	}
+	dir, err := filepath.EvalSymlinks(c.Dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find directory of clones: %w", err)
+	}
+	if err := sweep(dir); err != nil {
+		return nil, fmt.Errorf("clear directory of clones: %w", err)
+	}
+	r := &Repos{clones: map[string]*clone{}}
+	for name, project := range c.Projects {
+		if r.clones[name], err = newClone(dir, name, project.Git, c); err != nil {
+			return nil, fmt.Errorf("project %s: %w", name, err)
+		}
+	}
+	return r, nil
+}
+
+// Resolve implements imgd.Git.
+func (r *Repos) Resolve(ctx context.Context, project, ref, commit string) (imgd.Commit, error) {
+	c, err := r.clone(project)
+	if err != nil {
+		return imgd.Commit{}, err
+	}
+	if err := CheckRef(ref); err != nil {
+		return imgd.Commit{}, err
+	}
+	if err := checkCommit(commit); commit != "" && err != nil {
+		return imgd.Commit{}, err
+	}
+	var found imgd.Commit
+	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
+		found, err = resolve(ctx, g, ref, commit)
+		return err
+	})
+	return found, err
+}
+
+func resolve(ctx context.Context, g repo, ref, commit string) (imgd.Commit, error) {
+	head, err := g.head(ctx, ref)
+	switch {
+	case errors.Is(err, imgd.ErrNotFound) && commit != "":
+		return imgd.Commit{}, fmt.Errorf("%s is gone, it named %s: %w", ref, commit, imgd.ErrSuperseded)
+	case errors.Is(err, imgd.ErrNotFound):
+		return imgd.Commit{}, fmt.Errorf("there is no %s: %w", ref, imgd.ErrInvalid)
+	case err != nil:
+		return imgd.Commit{}, err
+	}
+	found := head
+	if commit != "" && commit != head.ID {
+		if found, err = g.behind(ctx, ref, head, commit); err != nil {
+			return imgd.Commit{}, err
+		}
+	}
+	found.Describe, err = g.describe(ctx, found.ID)
+	return found, err
+}
+
+// Head fetches and says which commit ref (full) names now, peeled. Errors:
+// imgd.ErrNotFound if there is no such ref (any more), imgd.ErrInvalid if it
+// cannot be one or names no commit.
+func (r *Repos) Head(ctx context.Context, project, ref string) (string, error) {
+	c, err := r.clone(project)
+	if err != nil {
+		return "", err
+	}
+	if err := CheckRef(ref); err != nil {
+		return "", err
+	}
+	var head imgd.Commit
+	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
+		head, err = g.head(ctx, ref)
+		return err
+	})
+	return head.ID, err
+}
+
+// Contains reports whether commit is head or an ancestor of head, fetching
+// only if the clone does not have both. A commit that git does not have after a
+// fetch either is not contained; if that is head, it is an error, as nothing is
+// known of its history then.
+func (r *Repos) Contains(ctx context.Context, project, head, commit string) (bool, error) {
+	c, err := r.clone(project)
+	if err != nil {
+		return false, err
+	}
+	if err := errors.Join(checkCommit(head), checkCommit(commit)); err != nil {
+		return false, err
+	}
+	if head == commit {
+		return true, nil
+	}
+	contained, known := false, false
+	look := func(ctx context.Context, g repo) (err error) {
+		contained, known, err = g.contains(ctx, head, commit)
+		return err
+	}
+	if err := c.read(ctx, look); err == nil && known {
+		return contained, nil // the history of a commit never changes
+	}
+	err = c.view(ctx, look)
+	return contained, err
+}
+
+// Expand fetches and says which full ref the short one means, and the commit,
+// peeled, that it names. main, heads/main and refs/heads/main are understood,
+// and tags likewise. Errors: imgd.ErrNotFound if there is no such ref,
+// imgd.ErrInvalid if it cannot be one, means several, is a commit or names none.
+func (r *Repos) Expand(ctx context.Context, project, short string) (ref, commit string, err error) {
+	c, err := r.clone(project)
+	if err != nil {
+		return "", "", err
+	}
+	if checkCommit(short) == nil {
+		return "", "", fmt.Errorf("%s is a commit: name the branch or tag that has it, with the commit beside it: %w", short, imgd.ErrInvalid)
+	}
+	names, err := candidates(short)
+	if err != nil {
+		return "", "", err
+	}
+	var head imgd.Commit
+	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
+		if ref, err = g.one(ctx, short, names); err == nil {
+			head, err = g.head(ctx, ref)
+		}
+		return err
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return ref, head.ID, nil
+}
+
+// candidates are the full refs that short may mean.
+func candidates(short string) ([]string, error) {
+	names := []string{short}
+	if !strings.HasPrefix(short, "refs/") {
+		names = []string{headRefs + short, tagRefs + short}
+		if strings.HasPrefix(short, "heads/") || strings.HasPrefix(short, "tags/") {
+			names = append(names, "refs/"+short)
+		}
+	}
+	for _, name := range names {
+		if err := CheckRef(name); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+func (r *Repos) clone(project string) (*clone, error) {
+	c, ok := r.clones[project]
+	if !ok {
+		return nil, fmt.Errorf("project %q is not configured: %w", project, imgd.ErrInvalid)
+	}
+	return c, nil
+}
+
+func checkCommit(commit string) error {
+	if err := version.ValidCommit(commit); err != nil {
+		return fmt.Errorf("%w: %w", err, imgd.ErrInvalid)
+	}
+	return nil
+}
