@@ -1,0 +1,230 @@
+package builder
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/version"
+)
+
+const (
+	frontend = "dockerfile.v0"
+	// compatibility pins how BuildKit writes images, so that an upgrade of
+	// buildkitd does not change digests. All builds of a buildkitd must use the
+	// same one.
+	compatibility = 30
+)
+
+// solveOpt is the build of req's commit, and what must not be shown of it.
+func (b *Builder) solveOpt(p imgd.Project, req imgd.Request) (client.SolveOpt, []string, error) {
+	attrs, err := attrsOf(p, req)
+	if err != nil {
+		return client.SolveOpt{}, nil, err
+	}
+	git, err := gitContext(p, req)
+	if err != nil {
+		return client.SolveOpt{}, nil, err
+	}
+	attrs["context"] = git.url
+	exports, err := b.exports(p.Repositories)
+	if err != nil {
+		return client.SolveOpt{}, nil, err
+	}
+	opt := client.SolveOpt{
+		Ref:                  "imgd-" + identity.NewID(), // never used twice: a known one replays an old log
+		Frontend:             frontend,
+		FrontendAttrs:        attrs,
+		Exports:              exports,
+		CompatibilityVersion: compatibility,
+	}
+	if len(git.secrets) > 0 {
+		opt.Session = []session.Attachable{secretsprovider.FromMap(git.secrets)}
+	}
+	return opt, git.hide, nil
+}
+
+// attrsOf are the frontend's attributes but for the context.
+func attrsOf(p imgd.Project, req imgd.Request) (map[string]string, error) {
+	values, err := version.ValuesOf(req.Info())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
+	}
+	args, err := buildArgs(p, req, values)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
+	}
+	platform, err := platformsOf(p, req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
+	}
+	if p.Dockerfile != "" && !filepath.IsLocal(p.Dockerfile) {
+		return nil, fmt.Errorf("%w: dockerfile %q is not inside the context", imgd.ErrInvalid, p.Dockerfile)
+	}
+	attrs := map[string]string{
+		"cmdline":  frontend, // `# syntax=` lines are answered by the frontend that is built in
+		"platform": platform,
+	}
+	set := func(name, value string) {
+		if value != "" {
+			attrs[name] = value
+		}
+	}
+	set("filename", p.Dockerfile)
+	if set("target", p.Target); req.Target != "" {
+		set("target", req.Target)
+	}
+	for name, value := range args {
+		attrs["build-arg:"+name] = value
+	}
+	for name, value := range labels(p, values) {
+		attrs["label:"+name] = value
+	}
+	return attrs, nil
+}
+
+var argName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// buildArgs are those of imgd, the project and the request; of the same name
+// the request's count.
+func buildArgs(p imgd.Project, req imgd.Request, values version.Values) (map[string]string, error) {
+	args := map[string]string{}
+	for name, tmpl := range p.BuildArgs {
+		value, err := version.Expand(tmpl, values)
+		if err != nil {
+			return nil, fmt.Errorf("build arg %s: %w", name, err)
+		}
+		args[name] = value
+	}
+	for name, value := range req.Args {
+		if err := version.ValidValue(value); err != nil {
+			return nil, fmt.Errorf("build arg %q: %w", name, err)
+		}
+		args[name] = value
+	}
+	for name := range args {
+		if !argName.MatchString(name) {
+			return nil, fmt.Errorf("build arg %q: want a name of letters, digits and '_'", name)
+		}
+		if version.Reserved(name) {
+			return nil, fmt.Errorf("build arg %s is reserved", name)
+		}
+	}
+	ldflags, err := version.Expand(p.LDFlags, values)
+	if err != nil {
+		return nil, fmt.Errorf("ldflags: %w", err)
+	}
+	maps.Copy(args, map[string]string{
+		"VERSION": values.Version, "COMMIT": values.Commit, "DATE": values.Date, "LDFLAGS": ldflags,
+		"SOURCE_DATE_EPOCH": strconv.FormatInt(req.CommitTime.Unix(), 10),
+	})
+	return args, nil
+}
+
+// labels are the project's and, before them, what imgd knows to be true.
+func labels(p imgd.Project, values version.Values) map[string]string {
+	all := maps.Clone(p.Labels)
+	if all == nil {
+		all = map[string]string{}
+	}
+	all[ocispec.AnnotationSource] = p.Source()
+	all[ocispec.AnnotationRevision] = values.Commit
+	all[ocispec.AnnotationVersion] = values.Version
+	all[ocispec.AnnotationCreated] = values.Date
+	return all
+}
+
+func platformsOf(p imgd.Project, req imgd.Request) (string, error) {
+	wanted := req.Platforms
+	if len(wanted) == 0 {
+		wanted = p.Platforms
+	}
+	var names []string
+	for _, name := range wanted {
+		parsed, err := platforms.Parse(name)
+		if err != nil || !strings.Contains(name, "/") {
+			return "", fmt.Errorf("platform %q: want os/arch or os/arch/variant", name)
+		}
+		names = append(names, platforms.Format(parsed))
+	}
+	if len(names) == 0 {
+		return "", fmt.Errorf("project %s: no platform", p.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ","), nil
+}
+
+// exports push by digest to the repositories. Those without TLS are an export
+// of their own, so that the others are not pushed to unencrypted.
+func (b *Builder) exports(repositories []string) ([]client.ExportEntry, error) {
+	var secure, plain []string
+	for _, repository := range repositories {
+		named, err := reference.ParseNormalizedNamed(repository)
+		if err != nil || !reference.IsNameOnly(named) {
+			return nil, fmt.Errorf("%w: repository %q: want registry/name", imgd.ErrInvalid, repository)
+		}
+		host := reference.Domain(named)
+		name := host
+		if other, ok := b.cfg.RegistryNames[host]; ok {
+			name = other
+		}
+		name += "/" + reference.Path(named)
+		if slices.Contains(b.cfg.PlainHTTP, host) {
+			plain = append(plain, name)
+		} else {
+			secure = append(secure, name)
+		}
+	}
+	var entries []client.ExportEntry
+	if len(secure) > 0 {
+		entries = append(entries, export(secure))
+	}
+	if len(plain) > 0 {
+		entry := export(plain)
+		entry.Attrs["registry.insecure"] = "true"
+		entries = append(entries, entry)
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%w: no repository to push to", imgd.ErrInvalid)
+	}
+	return entries, nil
+}
+
+func export(names []string) client.ExportEntry {
+	return client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{
+		"name": strings.Join(names, ","), "push": "true", "push-by-digest": "true", "oci-mediatypes": "true",
+	}}
+}
+
+// pushed reads the root from what the exporter answered.
+func pushed(answer map[string]string) (ocispec.Descriptor, error) {
+	var desc ocispec.Descriptor
+	raw, err := base64.StdEncoding.DecodeString(answer[exptypes.ExporterImageDescriptorKey])
+	if err != nil {
+		return desc, fmt.Errorf("read what was pushed: %w", err)
+	}
+	if err := json.Unmarshal(raw, &desc); err != nil {
+		return desc, fmt.Errorf("read what was pushed: %w", err)
+	}
+	if said := digest.Digest(answer[exptypes.ExporterImageDigestKey]); desc.Digest.Validate() != nil || said != desc.Digest {
+		return desc, fmt.Errorf("read what was pushed: descriptor %q, digest %q", desc.Digest, said)
+	}
+	return desc, nil
+}
