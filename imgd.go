@@ -155,6 +155,37 @@ func (s State) Final() bool {
 	return s != "" && !slices.Contains([]State{Queued, Resolving, Building, Publishing}, s)
 }
 
+// A Status is where a request stands, as HTTP, CLI and the stream of states
+// carry it.
+type Status struct {
+	Request   string       `json:"request"`
+	Project   string       `json:"project"`
+	Ref       string       `json:"ref"`
+	Commit    string       `json:"commit,omitempty"`
+	State     State        `json:"state"`
+	Tries     int          `json:"tries"` // deliveries so far
+	Error     *StatusError `json:"error,omitempty"`
+	Release   string       `json:"release,omitempty"`
+	AskedAt   time.Time    `json:"askedAt"`
+	StartedAt time.Time    `json:"startedAt,omitzero"` // of the last try
+	EndedAt   time.Time    `json:"endedAt,omitzero"`   // of a final state
+}
+
+// EndedFor reports whether the request has ended, for who asked at askedAt.
+func (s Status) EndedFor(askedAt time.Time) bool {
+	return s.State.Final() && !s.AskedAt.Before(askedAt)
+}
+
+// A StatusError says why a request ended without a release, or what made the
+// last try fail.
+type StatusError struct {
+	Kind     string `json:"kind"` // build: the Dockerfile failed; the others are named in events' end table
+	Message  string `json:"message"`
+	File     string `json:"file,omitempty"`     // Dockerfile
+	Line     int    `json:"line,omitempty"`     // 1-based
+	ExitCode int    `json:"exitCode,omitempty"` // of the command in it
+}
+
 // ReleaseState is where a release stands in the index.
 type ReleaseState string
 
