@@ -201,17 +201,12 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
 	project := p.Projects[req.Project]
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
-	root, tags := known.Root, req.Tags
 	if known.ID != "" && known.Why != RootLost {
-		if tags = p.unnamed(project.Image, req.Tags, root.Digest); len(tags) == 0 {
-			return rel, fmt.Errorf("every tag names %s already: %w", root.Digest, ErrUnchanged)
-		}
-		err := p.capture(ctx, project, root.Digest, &rel)
+		again, err := p.reuse(ctx, rel, known)
 		if !errors.Is(err, ErrNotFound) {
-			rel.Tags = wanted(tags)
-			return rel, err
+			return again, err
 		}
-		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", root.Digest)
+		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", known.Root.Digest)
 	}
 	report(Building)
 	root, err := p.Builder.Build(ctx, project, req)
@@ -220,6 +215,17 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 	}
 	rel.Tags = wanted(req.Tags)
 	return rel, p.capture(ctx, project, root.Digest, &rel)
+}
+
+// reuse makes the candidate rel of what the known release built, with the
+// version and labels that are in that image, for the tags that do not name it.
+func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, error) {
+	tags := p.unnamed(rel.Image, rel.Request.Tags, known.Root.Digest)
+	if len(tags) == 0 {
+		return rel, fmt.Errorf("every tag names %s already: %w", known.Root.Digest, ErrUnchanged)
+	}
+	rel.Tags, rel.Labels, rel.Request.Version = wanted(tags), known.Labels, known.Request.Version
+	return rel, p.capture(ctx, p.Projects[rel.Request.Project], known.Root.Digest, &rel)
 }
 
 func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {

@@ -116,10 +116,13 @@ func TestKnown(t *testing.T) {
 			t.Fatalf("the older commit took main: %v", err)
 		}
 		built := w.made
-		w.refs[mainRef] = commit("a")
+		w.refs[mainRef], w.said = commit("a"), "v9.9.9"
 		reset, err := w.deliver(request(mainRef, 5))
 		if err != nil || w.tags["main"] != older.Root.Digest || reset.ID == older.ID {
 			t.Fatalf("after the reset main is %s, %v", w.tags["main"], err)
+		}
+		if reset.Request.Version != older.Request.Version {
+			t.Errorf("the record says version %s, the image has %s", reset.Request.Version, older.Request.Version)
 		}
 		w.refs[mainRef] = commit("b")
 		if _, err := w.deliver(request(mainRef, 6)); err != nil || w.tags["main"] != first.Root.Digest {
@@ -226,6 +229,22 @@ func TestAdmittedIsDriven(t *testing.T) {
 			}
 			w.check()
 		})
+	}
+}
+
+// A release whose project was taken out of the config is not published
+// without its tags.
+func TestProjectGone(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	rel := w.admit(request(tagRef, 1))
+	p := w.pipeline()
+	p.Projects = nil
+	if _, err := p.Drive(t.Context(), rel); err == nil {
+		t.Error("got no error")
+	}
+	if got, _ := w.index.Release(rel.ID); got.State != imgd.ReleaseAdmitted {
+		t.Errorf("got %s, want admitted", got.State)
 	}
 }
 

@@ -2,6 +2,7 @@ package imgd
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -32,7 +33,11 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 // write makes the tag what want says in every repository; a want without root
 // means that nothing of imgd's should be there.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
-	for _, repository := range p.repositories(image) {
+	repositories := p.repositories(image)
+	if len(repositories) == 0 {
+		return fmt.Errorf("image %s belongs to no configured project: put its project back to let it go on", image)
+	}
+	for _, repository := range repositories {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

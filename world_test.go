@@ -47,6 +47,7 @@ type world struct {
 	mu    sync.Mutex
 	refs  map[string]string // full ref -> commit
 	past  map[string]string // commit -> parent
+	said  string            // what git describe says
 	made  int               // builds so far: each makes another digest
 	roots map[digest.Digest]bool
 	tags  map[string]digest.Digest // of the registry
@@ -122,7 +123,7 @@ func (w *world) Resolve(ctx context.Context, _, ref, commit string) (c imgd.Comm
 		if commit == "" {
 			commit = head
 		}
-		c = imgd.Commit{ID: commit, Time: epoch}
+		c = imgd.Commit{ID: commit, Time: epoch, Describe: w.said}
 		return nil
 	})
 	return c, err
