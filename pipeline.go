@@ -135,7 +135,21 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 			return Release{}, err
 		}
 	}
-	candidate, err := p.candidate(ctx, *req, known, report)
+	rel, err := p.admit(ctx, *req, known, report)
+	if err == nil {
+		return p.finish(ctx, rel, report)
+	}
+	// Whoever worked on it beside this run and made a release is right.
+	if now, ok := p.Lookup.Newest(req.ID); ok && now.ID != known.ID && now.State != ReleaseAbandoned {
+		return p.finish(ctx, now, report)
+	}
+	return Release{}, err
+}
+
+// admit makes a release of req. A crash in it leaves at most an image that
+// nothing names, or an admitted release that the next run finds.
+func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
+	candidate, err := p.candidate(ctx, req, known, report)
 	if err != nil {
 		return Release{}, err
 	}
@@ -143,7 +157,7 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 	if err != nil {
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
 	}
-	return p.finish(ctx, rel, report)
+	return rel, nil
 }
 
 // settled reports whether what the request's newest release came to is the

@@ -1,11 +1,13 @@
 package imgd_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/imgd/imgd"
 )
@@ -164,6 +166,33 @@ func TestConflict(t *testing.T) {
 		t.Errorf("the registry says %s, want %s", w.tags["v1.2.3"], first.Root.Digest)
 	}
 	w.check()
+}
+
+// A run that fails while another run of the same request has made a release
+// answers with that.
+func TestOvertaken(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	slow := w.pipeline()
+	slow.Builder = failing{func() {
+		if _, err := w.deliver(request(tagRef, 1)); err != nil {
+			t.Error(err)
+		}
+	}}
+	req := request(tagRef, 1)
+	rel, err := slow.Handle(t.Context(), &req, func(imgd.State) {})
+	if err != nil || rel.State != imgd.ReleasePublished {
+		t.Errorf("got %s, %v; want the other run's release", rel.State, err)
+	}
+	w.check()
+}
+
+// failing is a Dockerfile that fails after something else has happened.
+type failing struct{ first func() }
+
+func (f failing) Build(context.Context, imgd.Project, imgd.Request) (ocispec.Descriptor, error) {
+	f.first()
+	return ocispec.Descriptor{}, &imgd.BuildError{Message: "exit 1"}
 }
 
 func TestBranchAndTagOfOneCommit(t *testing.T) {
