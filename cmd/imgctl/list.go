@@ -1,0 +1,89 @@
+package main
+
+import (
+	"net/url"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/internal/httpapi"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	formats := []string{"table", "json", "yaml", "digest", "template"}
+	var format string
+	cmd := &cobra.Command{
+		Use:   "list [IMAGE]",
+		Short: "List the images, or the records of one image's tags",
+		Example: `  imgctl list
+  imgctl list demo/hello
+  imgctl list demo/hello -o digest`,
+		Args: between(0, 1, "at most one IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := parseOutput(format, formats...)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				return a.getImage(cmd, args[0], o)
+			}
+			return a.list(cmd, o)
+		},
+	}
+	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	return cmd
+}
+
+func (a *app) list(cmd *cobra.Command, o output) error {
+	if o.format == "digest" {
+		return usage("list -o digest wants an IMAGE, as in: imgctl list demo/hello -o digest")
+	}
+	ctx, cancel := a.within(cmd, callTime)
+	defer cancel()
+	c, images := a.client(), []httpapi.Image{}
+	err := pages(func(query url.Values) (string, error) {
+		var page httpapi.List[httpapi.Image]
+		err := c.get(ctx, "/v1/images", query, &page)
+		images = append(images, page.Items...)
+		return page.Next, err
+	})
+	if err != nil {
+		return err
+	}
+	return o.print(a.stdout, result{items: images, table: func(row func(...string)) {
+		row("IMAGE", "TAGS", "PUBLISHED")
+		for _, i := range images {
+			row(i.Image, strconv.Itoa(i.Tags), moment(i.PublishedAt))
+		}
+	}})
+}
+
+func (a *app) getImage(cmd *cobra.Command, name string, o output) error {
+	r, err := parseReference(name)
+	if err != nil {
+		return err
+	}
+	if r.tag != "" {
+		return usage("%s is a tag: use imgctl get %s", name, name)
+	}
+	return a.printImage(cmd, r.image, o)
+}
+
+func (a *app) printImage(cmd *cobra.Command, image string, o output) error {
+	ctx, cancel := a.within(cmd, callTime)
+	defer cancel()
+	c := a.client()
+	var records []imgd.Record
+	var repositories []string
+	err := pages(func(query url.Values) (string, error) {
+		var page httpapi.ImageAnswer
+		err := c.get(ctx, "/v1/images/"+image, query, &page)
+		records, repositories = append(records, page.Items...), page.Repositories
+		return page.Next, err
+	})
+	if err != nil {
+		return err
+	}
+	return o.print(a.stdout, recordsResult(records, repositories))
+}

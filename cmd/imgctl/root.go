@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgd/imgd/internal/httpapi"
+)
+
+// An app is one call of imgctl.
+type app struct {
+	stdout, stderr io.Writer
+	find           finder
+	timeout        time.Duration // --timeout, 0 if not given
+}
+
+// run is imgctl. It reads nothing from stdin.
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
+	a := &app{stdout: stdout, stderr: stderr, find: finder{getenv: os.Getenv}}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "imgctl",
+		Short: "Ask imgd for builds, and see which digest every tag means",
+		Long: `Ask imgd for builds, and see which digest every tag means.
+
+The daemon is found by --server, IMGD_SERVER, --data, IMGD_DATA, and then in /var/lib/imgd:
+the first that is given decides. A data directory names the address in endpoints.json.
+
+` + exitHelp,
+		Example: `  imgctl build hello --ref v1.2.3 --wait
+  imgctl get demo/hello:v1.2.3 -o digest
+  imgctl verify demo/hello:v1.2.3`,
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              unknownCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.find.server, "server", "", "URL of the daemon, as http://127.0.0.1:7070")
+	flags.StringVar(&a.find.data, "data", "", "data directory of the daemon on this machine")
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build, none with -f, else 2m)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
+	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.logsCommand(), a.eventsCommand(), a.versionCommand())
+	return root
+}
+
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usage("there is no command %q%s; see imgctl --help", args[0], hint)
+}
+
+// between wants so many arguments, which what names.
+func between(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return usage("%s wants %s, got %d arguments; see %s --help", cmd.CommandPath(), what, len(args), cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// Deadlines without --timeout. A build may wait for others before it begins.
+const (
+	callTime  = 2 * time.Minute
+	buildTime = time.Hour
+)
+
+// within is cmd's context, ending after --timeout or else after otherwise; 0
+// means never.
+func (a *app) within(cmd *cobra.Command, otherwise time.Duration) (context.Context, context.CancelFunc) {
+	if cmd.Flags().Changed("timeout") {
+		otherwise = a.timeout
+	}
+	if otherwise <= 0 {
+		return context.WithCancel(cmd.Context())
+	}
+	return context.WithTimeout(cmd.Context(), otherwise)
+}
+
+// client is one to the daemon.
+func (a *app) client() *client { return newClient(a.find.find) }
+
+// say tells the person at the terminal.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
+
+// stopped says how a wait ended before what it waited for, nil if it did not.
+func stopped(ctx context.Context, hint string) error {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &exitError{httpapi.CodeTimeout, "gave up waiting after --timeout" + hint}
+	case ctx.Err() != nil:
+		return &exitError{httpapi.CodeCancelled, "stopped waiting" + hint}
+	}
+	return nil
+}

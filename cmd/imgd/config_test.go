@@ -1,0 +1,87 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func load(t *testing.T, text string, env map[string]string, flags flagValues) (Config, error) {
+	t.Helper()
+	flags.data = t.TempDir()
+	if err := os.WriteFile(filepath.Join(flags.data, "imgd.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return loadConfig(flags, func(key string) string { return env[key] })
+}
+
+const project = `
+projects:
+  - {name: hello, git: "https://git.example.com/demo/hello.git", image: demo/hello}
+`
+
+func TestConfigDefaults(t *testing.T) {
+	cfg, err := load(t, project, nil, flagValues{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := cfg.projects("registry.test:5000")["hello"]
+	if p.Repositories[0] != "registry.test:5000/demo/hello" || p.Timeout != 30*time.Minute || p.Dockerfile != "Dockerfile" ||
+		len(p.Refs) != 2 || p.Platforms[0] != "linux/amd64" || p.LDFlags != defaultLDFlags {
+		t.Errorf("got %+v", p)
+	}
+	if cfg.Build.Slots != 2 || cfg.Listen != "127.0.0.1:7070" {
+		t.Errorf("got %+v", cfg)
+	}
+}
+
+func TestConfigPrecedence(t *testing.T) {
+	env := map[string]string{"IMGD_LISTEN": "127.0.0.1:2", "IMGD_BUILD_SLOTS": "7", "IMGD_NATS_URL": "nats://n:4222",
+		"IMGD_BUILD_TIMEOUT": "5m", "IMGD_GIT_ALLOWHOSTS": "a,b", "IMGD_ALLOWANONYMOUS": "true"}
+	cfg, err := load(t, "listen: 127.0.0.1:1\nbuild: {slots: 3}\n"+project, env, flagValues{listen: "127.0.0.1:3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Listen != "127.0.0.1:3" || cfg.Build.Slots != 7 || cfg.NATS.URL != "nats://n:4222" || !cfg.AllowAnonymous ||
+		cfg.Build.Timeout != 5*time.Minute || strings.Join(cfg.Git.AllowHosts, " ") != "a b" || cfg.Projects[0].Timeout != 5*time.Minute {
+		t.Errorf("got %+v", cfg)
+	}
+}
+
+func TestConfigRefuses(t *testing.T) {
+	for name, tt := range map[string]struct {
+		text string
+		env  map[string]string
+		want string
+	}{
+		"unknown key":       {"buidl: {slots: 2}", nil, "buidl"},
+		"bad duration":      {"build: {timeout: soon}", nil, "soon"},
+		"bad environment":   {"", map[string]string{"IMGD_BUILD_SLOTS": "many"}, "IMGD_BUILD_SLOTS"},
+		"projects in env":   {"", map[string]string{"IMGD_PROJECTS": "x"}, "config file"},
+		"no slots":          {"build: {slots: 0}", nil, "build.slots"},
+		"listen":            {"listen: localhost", nil, "host:port"},
+		"engine":            {"index: {engine: jetstream}", nil, "index.engine"},
+		"project name":      {"projects: [{name: Hello, git: g, image: i}]", nil, "Hello"},
+		"two of one name":   {"projects: [{name: a, git: g, image: i}, {name: a, git: g, image: j}]", nil, "twice"},
+		"two of one image":  {"projects: [{name: a, git: g, image: i}, {name: b, git: g, image: i}]", nil, "another project's"},
+		"image with a tag":  {"projects: [{name: a, git: g, image: 'i:v1'}]", nil, "i:v1"},
+		"bare repository":   {"projects: [{name: a, git: g, image: i, repositories: [demo]}]", nil, "demo"},
+		"escaping context":  {"projects: [{name: a, git: g, image: i, context: ../x}]", nil, "context"},
+		"reserved arg":      {"projects: [{name: a, git: g, image: i, buildArgs: {BUILDKIT_SYNTAX: x}}]", nil, "reserved"},
+		"unknown field":     {"projects: [{name: a, git: g, image: i, ldflags: '{{.Nope}}'}]", nil, "Nope"},
+		"short ref pattern": {"projects: [{name: a, git: g, image: i, refs: [main]}]", nil, "refs/"},
+		"platform":          {"projects: [{name: a, git: g, image: i, platforms: ['a/b/c/d']}]", nil, "platforms"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, tt.text, tt.env, flagValues{})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error that names %q", err, tt.want)
+			}
+		})
+	}
+	if _, err := loadConfig(flagValues{config: "/nonexistent.yaml"}, os.Getenv); err == nil {
+		t.Error("a config file that is named and missing is no error")
+	}
+}

@@ -1,0 +1,105 @@
+// Command imgd is the daemon: it takes requests from the queue, builds and
+// publishes them, and answers the HTTP API. Here are its flags, its config and
+// its wiring, in the order of the data's path; no rule of what it does.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// version is set by the linker; without it the module's own is told.
+var version string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal has its default effect: the process ends at once
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "imgd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	root := &cobra.Command{
+		Use:           "imgd",
+		Short:         "Builds container images from git, publishes them, and keeps the index of what every tag means",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serveCommand(stderr), versionCommand())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+func serveCommand(stderr io.Writer) *cobra.Command {
+	var flags flagValues
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon",
+		Long: `Run the daemon. With --data alone it brings its own NATS server, registry and
+buildkitd (which needs root and runc); with addresses in the config it uses those.
+
+SIGTERM stops taking requests, lets running builds finish within build.grace or
+gives them back to the queue, and exits 0. A second one exits at once.`,
+		Example: `  imgd serve --data /var/lib/imgd
+  imgd serve --config imgd.yaml --listen 127.0.0.1:7070`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(flags, os.Getenv)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, newLog(cfg.Log, stderr))
+		},
+	}
+	cmd.Flags().StringVar(&flags.data, "data", "", "directory of everything imgd keeps (default /var/lib/imgd)")
+	cmd.Flags().StringVar(&flags.config, "config", "", "config file (default imgd.yaml in the data directory, if there is one)")
+	cmd.Flags().StringVar(&flags.listen, "listen", "", "host:port of the HTTP API (default 127.0.0.1:7070)")
+	return cmd
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  imgd version",
+		Args:    cobra.NoArgs,
+		Run:     func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), currentVersion()) },
+	}
+}
+
+func currentVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// newLog writes to w as cfg says.
+func newLog(cfg LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
+		panic("unreachable: Validate has checked the level: " + err.Error())
+	}
+	options := &slog.HandlerOptions{Level: level}
+	file, isFile := w.(*os.File)
+	if cfg.Format == "text" || cfg.Format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/builder"
+	"github.com/imgd/imgd/events"
+	"github.com/imgd/imgd/index"
+	"github.com/imgd/imgd/internal/git"
+	"github.com/imgd/imgd/publisher"
+)
+
+const (
+	// sweepEvery is how often open releases are looked for, and openFor how long
+	// one may stand admitted before somebody else than its request drives it.
+	sweepEvery = 15 * time.Second
+	openFor    = time.Minute
+	// flushTime bounds the announcing of what is published, and the ending of
+	// HTTP requests, at shutdown. Both go on after the next start.
+	flushTime = 5 * time.Second
+)
+
+// A daemon is imgd's parts, wired in the order of the data's path.
+type daemon struct {
+	cfg       Config
+	log       *slog.Logger
+	stack     *stack
+	bus       *events.Bus
+	git       *git.Repos
+	builder   *builder.Builder
+	publisher *publisher.Publisher
+	index     *index.Index
+	pipeline  *imgd.Pipeline
+}
+
+// serve runs the daemon until ctx is done, and then stops it in the order of
+// the data: intake, builds, announcements, HTTP, NATS.
+func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
+	log.Info("imgd starts", "version", currentVersion(), "data", cfg.Data)
+	stack, err := startStack(ctx, cfg, log)
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	defer func() { err = errors.Join(err, stack.close()) }()
+	d := &daemon{cfg: cfg, log: log, stack: stack}
+	closeAll, err := d.wire(ctx)
+	defer func() { err = errors.Join(err, closeAll()) }()
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for HTTP: %w", err)
+	}
+	stack.HTTP = "http://" + listener.Addr().String()
+	if err := stack.endpoints.write(cfg.Data); err != nil {
+		return fmt.Errorf("write endpoints: %w", errors.Join(err, listener.Close()))
+	}
+	defer os.Remove(filepath.Join(cfg.Data, "endpoints.json"))
+	log.Info("imgd serves", "http", stack.HTTP, "nats", stack.NATS, "registry", stack.Registry, "buildkit", stack.BuildKit)
+	if err := d.run(ctx, listener); err != nil {
+		return err
+	}
+	log.Info("imgd has stopped")
+	return nil
+}
+
+// interrupted is nil if it was a signal that cut the start short.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// wire makes the parts; what it answers closes those that were made.
+func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
+	var closes []func() error
+	closeAll = func() error {
+		var errs []error
+		for i := len(closes) - 1; i >= 0; i-- {
+			errs = append(errs, closes[i]())
+		}
+		return errors.Join(errs...)
+	}
+	projects := d.cfg.projects(d.stack.Registry)
+	d.git, err = git.New(git.Config{Dir: filepath.Join(d.cfg.Data, "git"), Projects: projects,
+		AllowHosts: d.cfg.Git.AllowHosts, PlainHTTP: d.cfg.Git.PlainHTTP, Log: d.log})
+	if err != nil {
+		return closeAll, err
+	}
+	d.publisher = publisher.New(publisher.Config{PlainHTTP: d.plainHTTP(), Log: d.log})
+	d.builder, err = builder.New(ctx, d.builderConfig())
+	if err != nil {
+		return closeAll, err
+	}
+	closes = append(closes, d.builder.Close)
+	d.index, err = index.Open(index.Config{Dir: filepath.Join(d.cfg.Data, "index"), History: d.git, Registry: d.publisher})
+	if err != nil {
+		return closeAll, err
+	}
+	closes = append(closes, d.index.Close)
+	d.bus, err = events.Connect(ctx, events.Config{URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Grace: d.grace(), Log: d.log})
+	if err != nil {
+		return closeAll, err
+	}
+	closes = append(closes, func() error { d.bus.Close(); return nil })
+	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
+		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
+	return closeAll, nil
+}
+
+// grace is build.grace as events takes it, where 0 means the default.
+func (d *daemon) grace() time.Duration {
+	if d.cfg.Build.Grace == 0 {
+		return -1
+	}
+	return d.cfg.Build.Grace
+}
+
+func (d *daemon) plainHTTP() []string {
+	if d.cfg.Registry.Address == "" || d.cfg.Registry.PlainHTTP {
+		return []string{d.stack.Registry}
+	}
+	return nil
+}
+
+// run runs the parts until ctx is done or one of them fails.
+func (d *daemon) run(ctx context.Context, listener net.Listener) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, work := errgroup.WithContext(work)
+	intake, stopIntake := context.WithCancel(ctx)
+	defer stopIntake()
+	context.AfterFunc(work, stopIntake) // a part has failed
+	group.Go(func() error {
+		defer stop()
+		err := d.bus.Consume(intake, d.pipeline)
+		d.flush(work)
+		return err
+	})
+	group.Go(func() error { return d.bus.Relay(work, d.index) })
+	group.Go(func() error { return d.sweep(work) })
+	for _, failed := range append(d.stack.failed, d.index.Failed()) {
+		group.Go(func() error {
+			select {
+			case err := <-failed:
+				return err
+			case <-work.Done():
+				return nil
+			}
+		})
+	}
+	group.Go(func() error { return d.serveHTTP(ctx, work, listener) })
+	return group.Wait()
+}
+
+// flush waits until the relay has announced what is published.
+func (d *daemon) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	defer cancel()
+	for {
+		seq := d.index.Seq()
+		if len(d.index.Published(d.index.Told())) == 0 {
+			return
+		}
+		if err := d.index.Wait(ctx, seq+1); err != nil {
+			d.log.Warn("not all that is published is announced yet; the next start goes on")
+			return
+		}
+	}
+}
+
+// sweep drives open releases that nobody drives: at once those that an earlier
+// process left behind.
+func (d *daemon) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for before := time.Now(); ; before = time.Now().Add(-openFor) {
+		if err := d.pipeline.DriveOpen(ctx, before); err != nil && ctx.Err() == nil {
+			d.log.Error("drive open releases", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// serveHTTP serves until work is done. Once ctx is done it is not ready.
+func (d *daemon) serveHTTP(ctx, work context.Context, listener net.Listener) error {
+	server := d.api(ctx).Server()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-work.Done():
+	}
+	closing, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	if server.Shutdown(closing) != nil {
+		server.Close()
+	}
+	<-ended
+	return nil
+}
+
+func (d *daemon) builderConfig() builder.Config {
+	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: d.cfg.Registry.PlainHTTP, Log: d.log}
+}

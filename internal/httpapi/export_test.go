@@ -1,0 +1,4 @@
+package httpapi
+
+// SplitImage is for the fuzz test.
+var SplitImage = splitImage

@@ -1,0 +1,208 @@
+// Package httpapi is imgd's HTTP API: what the index says, builds to ask for,
+// where requests stand, their logs, the events, and the daemon's health. It
+// decides nothing: it reads the index, resolves a ref while the caller waits,
+// and puts requests into the queue. It does not know how the index stores, how
+// images are built or how the queue works.
+package httpapi
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+)
+
+// Index is what queries are answered from. It sees durable entries only.
+type Index interface {
+	imgd.Lookup
+	// Records are all records, sorted bytewise by image, tag and platform, and
+	// the sequence they stand for. The slice is not changed by either side.
+	Records() ([]imgd.Record, uint64)
+	// Wait waits until entry seq is folded, or ctx is done.
+	Wait(ctx context.Context, seq uint64) error
+}
+
+// Registry is what verify compares the index with.
+type Registry interface {
+	// Resolve answers what ref, a tag or a digest, names at this moment, by the
+	// bytes that are served. imgd.ErrNotFound if there is none.
+	Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error)
+}
+
+// Git completes what a caller wrote short.
+type Git interface {
+	// Expand says which full ref the short one means, and the commit, peeled,
+	// that it names now. imgd.ErrNotFound if there is no such ref,
+	// imgd.ErrInvalid if it cannot be one or means several.
+	Expand(ctx context.Context, project, short string) (ref, commit string, err error)
+}
+
+// Queue takes requests.
+type Queue interface {
+	// Submit enqueues req durably under the delivery's ID and answers it with
+	// its own ID and the time it was asked at, as whoever handles it will see
+	// them. imgd.ErrInvalid if it can never be handled.
+	Submit(ctx context.Context, req imgd.Request, delivery string) (imgd.Request, error)
+}
+
+// Statuses are where requests stand.
+type Statuses interface {
+	// Status is the state of the request, false if there is none.
+	Status(ctx context.Context, request string) (imgd.Status, bool, error)
+	// WatchStatus gives the state of the request, as soon as there is one, and
+	// each that follows, until ctx is done. It may pass over states that follow
+	// fast, but never the last.
+	WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.Status, error]
+	// Statuses are at most limit states written before the place before (0:
+	// all), the last written first, and the place to go on from (0: none left).
+	Statuses(ctx context.Context, limit int, before uint64) (items []imgd.Status, next uint64, err error)
+}
+
+// Logs are the build logs, lines of JSON.
+type Logs interface {
+	// Log reads the log of a request. With ended nil it ends where the log ends
+	// now, and imgd.ErrNotFound says that there is none. Else it waits for more,
+	// and for a log to begin, until ended answers true or ctx is done.
+	Log(ctx context.Context, request string, ended func() bool) (io.ReadCloser, error)
+}
+
+// Events are what imgd tells the world.
+type Events interface {
+	// Events calls f with the events after sequence since, in order. With
+	// follow it goes on until ctx is done, else it ends at the last there is.
+	// It returns f's error.
+	Events(ctx context.Context, since uint64, follow bool, f func(seq uint64, event []byte) error) error
+}
+
+// Config is what the API answers from. Projects to Events must be set.
+type Config struct {
+	Projects map[string]imgd.Project
+	Index    Index
+	Registry Registry
+	Git      Git
+	Queue    Queue
+	Statuses Statuses
+	Logs     Logs
+	Events   Events
+
+	Checks  []Check // of /readyz
+	Version Version // of this daemon
+
+	// Local says that the listener is on loopback. Then requests are served if
+	// they name a loopback host, which a web page that rebinds its own name does
+	// not. Off loopback only /livez and /readyz are.
+	Local bool
+	// AllowAnonymous serves everybody everything.
+	AllowAnonymous bool
+
+	KeepAlive time.Duration    // between two signs of life on a silent stream; default 15s
+	Now       func() time.Time // default time.Now
+	Log       *slog.Logger     // default: none
+}
+
+// Version is what a program says of itself.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Date    string `json:"date,omitempty"`
+	Go      string `json:"go,omitempty"`
+}
+
+// An API serves /v1, /livez and /readyz.
+type API struct {
+	Config
+	handler http.Handler
+	health  health
+
+	waits waits
+}
+
+// New makes an API. It contacts nobody.
+func New(config Config) *API {
+	config.KeepAlive = cmp.Or(config.KeepAlive, 15*time.Second)
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	a := &API{Config: config}
+	a.health = health{checks: config.Checks, now: config.Now}
+	a.handler = a.routes()
+	return a
+}
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+
+// Close ends the streams and the waits, which a server's Shutdown would wait
+// for. What is asked afterwards is answered at once. It is safe to repeat.
+func (a *API) Close() { a.waits.close() }
+
+// A waits is all that lasts until somebody ends it.
+type waits struct {
+	// mu guards what follows.
+	mu      sync.Mutex
+	closed  bool
+	cancels map[int]context.CancelFunc
+	next    int
+}
+
+func (s *waits) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, cancel := range s.cancels {
+		cancel()
+	}
+}
+
+// until is ctx, cancelled by close too. Whoever called calls the function when
+// the wait is over.
+func (s *waits) until(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		cancel()
+		return ctx, cancel
+	}
+	if s.cancels == nil {
+		s.cancels = map[int]context.CancelFunc{}
+	}
+	id := s.next
+	s.next++
+	s.cancels[id] = cancel
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.cancels, id)
+	}
+}
+
+// Bounds of a connection. Bodies and answers have their own, for a stream may
+// last for days.
+const (
+	headerTime = 10 * time.Second // to send the headers in: who needs longer holds a connection on purpose
+	idleTime   = 2 * time.Minute  // between two requests of one connection
+	maxHeader  = 32 << 10
+)
+
+// Server is an HTTP server for the API whose Shutdown also ends the streams.
+func (a *API) Server() *http.Server {
+	s := &http.Server{
+		Handler: a, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn),
+	}
+	s.RegisterOnShutdown(a.Close)
+	return s
+}

@@ -1,0 +1,201 @@
+package httpapi
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgd/imgd"
+)
+
+// An Image is one line of the list of images.
+type Image struct {
+	Image       string    `json:"image"`
+	Tags        int       `json:"tags"`        // how many it has
+	PublishedAt time.Time `json:"publishedAt"` // of its newest record
+}
+
+// An ImageAnswer is a page of an image's records, and where its bytes are.
+type ImageAnswer struct {
+	Image        string   `json:"image"`
+	Repositories []string `json:"repositories"` // registry/name; all hold the same
+	List[imgd.Record]
+}
+
+// A TagAnswer is what a tag names.
+type TagAnswer struct {
+	Image        string        `json:"image"`
+	Tag          string        `json:"tag"`
+	Root         digest.Digest `json:"root"`         // what a registry answers for the tag
+	Repositories []string      `json:"repositories"` // registry/name; all hold the root
+	Items        []imgd.Record `json:"items"`        // one a platform
+	Seq          uint64        `json:"seq"`
+}
+
+func (a *API) listImages(w http.ResponseWriter, r *http.Request) error {
+	q, err := parse(r, "limit", "cursor", "seq")
+	if err != nil {
+		return err
+	}
+	records, seq, err := a.records(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	list, err := page(q, images(records), seq, func(i Image) string { return i.Image })
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+// images sums up the sorted records.
+func images(records []imgd.Record) []Image {
+	var all []Image
+	tag := ""
+	for _, rec := range records {
+		if len(all) == 0 || all[len(all)-1].Image != rec.Image {
+			all, tag = append(all, Image{Image: rec.Image}), ""
+		}
+		last := &all[len(all)-1]
+		if rec.Tag != tag {
+			last.Tags, tag = last.Tags+1, rec.Tag
+		}
+		if rec.PublishedAt.After(last.PublishedAt) {
+			last.PublishedAt = rec.PublishedAt
+		}
+	}
+	return all
+}
+
+func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
+	switch image, tag, action := splitImage(r.PathValue("rest")); {
+	case tag == "":
+		return a.getTags(w, r, image)
+	case action == "":
+		return a.getTag(w, r, image, tag)
+	case action == "verify":
+		w.Header().Set("Allow", http.MethodPost)
+		return problem(http.StatusMethodNotAllowed, CodeUsage, r.URL.Path+" takes POST, not "+r.Method)
+	default:
+		return problem(http.StatusNotFound, CodeNotFound, "there is no "+action+" of a tag in this version of imgd")
+	}
+}
+
+func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
+	image, tag, action := splitImage(r.PathValue("rest"))
+	if tag == "" || action != "verify" {
+		w.Header().Set("Allow", http.MethodGet)
+		return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag}/verify, not to "+r.URL.Path)
+	}
+	return a.verify(w, r, image, tag)
+}
+
+func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {
+	q, err := parse(r, "limit", "cursor", "seq")
+	if err != nil {
+		return err
+	}
+	all, seq, err := a.records(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	records := ofImage(all, image)
+	if len(records) == 0 {
+		return a.unknown(all, image, "")
+	}
+	list, err := page(q, records, seq, func(r imgd.Record) string { return r.Tag + "\x00" + r.Platform })
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, records[0].Release), List: list})
+}
+
+func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) error {
+	q, err := parse(r, "seq")
+	if err != nil {
+		return err
+	}
+	all, seq, err := a.records(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	records := ofTag(all, image, tag)
+	if len(records) == 0 {
+		return a.unknown(all, image, tag)
+	}
+	return answer(w, http.StatusOK, TagAnswer{
+		Image: image, Tag: tag, Root: rootOf(records[0]), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
+	})
+}
+
+// unknown says what is not in the index.
+func (a *API) unknown(all []imgd.Record, image, tag string) error {
+	detail := fmt.Sprintf("nothing is published as %s:%s; GET /v1/images/%s has the image's tags", image, tag, image)
+	if len(ofImage(all, image)) == 0 {
+		detail = fmt.Sprintf("nothing is published of an image %s; GET /v1/images has those there are", image)
+	}
+	if _, claimed := a.Index.Wanted(image, tag); claimed && tag != "" {
+		detail = fmt.Sprintf("%s:%s is being published, and not in the index yet", image, tag)
+	}
+	return problem(http.StatusNotFound, CodeNotFound, detail)
+}
+
+// ofImage is the part of the sorted records that is of the image.
+func ofImage(records []imgd.Record, image string) []imgd.Record {
+	from, found := slices.BinarySearchFunc(records, image, func(r imgd.Record, name string) int { return strings.Compare(r.Image, name) })
+	if !found {
+		return nil
+	}
+	n := slices.IndexFunc(records[from:], func(r imgd.Record) bool { return r.Image != image })
+	if n < 0 {
+		return records[from:]
+	}
+	return records[from : from+n]
+}
+
+// ofTag are the records of one tag.
+func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
+	var found []imgd.Record
+	for _, r := range ofImage(records, image) {
+		if r.Tag == tag {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// rootOf is what the registry answers for the record's tag.
+func rootOf(r imgd.Record) digest.Digest {
+	if r.IndexDigest != "" {
+		return r.IndexDigest
+	}
+	return r.Digest
+}
+
+// repositories are those that config has for the image, in its order, else
+// those that the release was pushed to.
+func (a *API) repositories(image, release string) []string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(a.Projects)) {
+		if project := a.Projects[name]; project.Image == image {
+			all = append(all, project.Repositories...)
+		}
+	}
+	if len(all) == 0 {
+		rel, _ := a.Index.Release(release)
+		return rel.Repositories
+	}
+	return all
+}
+
+func (a *API) getVersion(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parse(r); err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, a.Version)
+}

@@ -1,0 +1,194 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/version"
+)
+
+// maxWait bounds ?wait=: proxies cut what is silent for longer.
+const maxWait = time.Minute
+
+// A RequestAnswer is a request's state with what it came to.
+type RequestAnswer struct {
+	imgd.Status
+	Image        string        `json:"image,omitempty"`        // of the project
+	Repositories []string      `json:"repositories,omitempty"` // registry/name; all hold what the records name
+	Tags         []Outcome     `json:"tags,omitempty"`         // of its release
+	Records      []imgd.Record `json:"records,omitempty"`      // published: those of its release; unchanged, superseded: what its tags name now
+	Seq          uint64        `json:"seq"`
+}
+
+// An Outcome says whether the release took a tag.
+type Outcome struct {
+	Tag    string `json:"tag"`
+	Reason string `json:"reason,omitempty"` // why not; "" if it did
+}
+
+func (a *API) listRequests(w http.ResponseWriter, r *http.Request) error {
+	q, err := parse(r, "limit", "cursor", "seq")
+	if err != nil {
+		return err
+	}
+	limit, err := q.number("limit", defaultLimit)
+	if err == nil && (limit < 1 || limit > maxLimit) {
+		err = usage(fmt.Sprintf("parameter limit=%d is not from 1 to %d", limit, maxLimit))
+	}
+	if err != nil {
+		return err
+	}
+	before, err := q.number("cursor", 0)
+	if err != nil {
+		return usage("parameter cursor is not one that a list has answered")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
+	defer cancel()
+	items, next, err := a.Statuses.Statuses(ctx, int(limit), before)
+	if err != nil {
+		return fmt.Errorf("read states: %w", err)
+	}
+	_, seq, err := a.records(ctx, q)
+	if err != nil {
+		return err
+	}
+	list := List[imgd.Status]{Items: items, Seq: seq}
+	if items == nil {
+		list.Items = []imgd.Status{}
+	}
+	if next > 0 {
+		list.Next = strconv.FormatUint(next, 10)
+	}
+	return answer(w, http.StatusOK, list)
+}
+
+func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
+	q, err := parse(r, "wait", "askedAt", "seq")
+	if err != nil {
+		return err
+	}
+	wait, err := q.duration("wait", maxWait)
+	if err != nil {
+		return err
+	}
+	askedAt, err := q.moment("askedAt")
+	if err != nil {
+		return err
+	}
+	id := r.PathValue("id")
+	if err := a.await(r.Context(), id, askedAt, wait); err != nil {
+		return err
+	}
+	status, err := a.status(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	records, seq, err := a.records(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, a.outcome(status, records, seq))
+}
+
+// await waits until the request has ended for who asked at askedAt, at most so
+// long.
+func (a *API) await(ctx context.Context, id string, askedAt time.Time, atMost time.Duration) error {
+	if atMost == 0 || !validRequest(id) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	ctx, stop := a.waits.until(ctx)
+	defer stop()
+	for status, err := range a.Statuses.WatchStatus(ctx, id) {
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watch the state of request %s: %w", id, err)
+		}
+		if err != nil || status.EndedFor(askedAt) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// status is where the request stands now.
+func (a *API) status(ctx context.Context, id string) (imgd.Status, error) {
+	unknown := problem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("no request %q is known; GET /v1/requests has those of the last 30 days", id))
+	if !validRequest(id) {
+		return imgd.Status{}, unknown
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	status, ok, err := a.Statuses.Status(ctx, id)
+	if err != nil {
+		return status, fmt.Errorf("read the state of request %s: %w", id, err)
+	}
+	if !ok {
+		return status, unknown
+	}
+	return status, nil
+}
+
+// validRequest reports whether id can be a request's: 32 hex digits.
+func validRequest(id string) bool {
+	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == ""
+}
+
+// outcome adds what the index knows of the request.
+func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) RequestAnswer {
+	project := a.Projects[status.Project]
+	out := RequestAnswer{Status: status, Image: project.Image, Repositories: project.Repositories, Seq: seq}
+	release, known := a.Index.Release(status.Release)
+	if !known {
+		release, known = a.Index.Newest(status.Request)
+	}
+	if known {
+		out.Image, out.Repositories = release.Image, release.Repositories
+		for _, t := range release.Tags {
+			out.Tags = append(out.Tags, Outcome{Tag: t.Name, Reason: t.Reason})
+		}
+	}
+	switch status.State {
+	case imgd.Published:
+		if release.State == imgd.ReleasePublished {
+			out.Records = release.Records()
+		}
+	case imgd.Unchanged, imgd.Superseded:
+		out.Records = named(records, out.Image, a.wanted(status, release))
+	}
+	return out
+}
+
+// wanted are the tags that the request asked for.
+func (a *API) wanted(status imgd.Status, release imgd.Release) []string {
+	var names []string
+	for _, t := range release.Tags {
+		names = append(names, t.Name)
+	}
+	if names == nil {
+		// A request without a release has no tags on record. An error means that
+		// its ref gives none.
+		tags, _ := version.Tags(version.Info{Ref: status.Ref, Commit: status.Commit})
+		for _, t := range tags {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+// named is what the image's tags of these names name.
+func named(records []imgd.Record, image string, tags []string) []imgd.Record {
+	var found []imgd.Record
+	for _, r := range ofImage(records, image) {
+		if slices.Contains(tags, r.Tag) {
+			found = append(found, r)
+		}
+	}
+	return found
+}
