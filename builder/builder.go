@@ -47,12 +47,12 @@ const (
 type Config struct {
 	// Address of buildkitd: unix://, tcp://, docker-container://, kube-pod://, ssh://.
 	Address string
-	// RegistryNames maps a registry (host or host:port) to the name it has for
-	// buildkitd, where that is another: "127.0.0.1:5000": "registry:5000".
-	RegistryNames map[string]string
-	// PlainHTTP are the registries, named as imgd names them, that are pushed
-	// to without TLS. Those on loopback addresses are anyway.
-	PlainHTTP []string
+	// Registry is imgd's own registry (host or host:port), and RegistryAddress
+	// the name it has for buildkitd, if that is another.
+	Registry, RegistryAddress string
+	// PlainHTTP pushes to Registry without TLS. On a loopback address there is
+	// none anyway.
+	PlainHTTP bool
 	// LogDir is where the build logs are kept, one <request>.jsonl each; it is
 	// made if missing.
 	LogDir string
@@ -184,7 +184,7 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 		b.cfg.Log.Warn("the build log is not complete", "request", req.ID, "error", logErr)
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), limit: limit, file: p.Dockerfile})
+		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), limit: limit, file: opt.FrontendAttrs["filename"]})
 	}
 	return pushed(resp.ExporterResponse)
 }
@@ -204,4 +204,3 @@ func (b *Builder) solve(ctx context.Context, opt client.SolveOpt, follow *follow
 	<-followed // Solve has closed statuses
 	return resp, err
 }
-

@@ -1,111 +1,129 @@
 package builder
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc/codes"
 
 	"github.com/imgd/imgd"
 )
 
-// permanent are texts of BuildKit's errors that another try would only repeat
-// and that carry no type.
-var permanent = [...]string{
-	"dockerfile parse error",
-	"failed to read dockerfile",
-	"repository does not contain ref",
-	"target stage",
-	"no build stage in current context",
-	"insufficient_scope",
-	"authorization failed",
-	"access denied",
-	"unsupported frontend capability",
-	"not allowed", // an entitlement or a source policy
+// maxMessage bounds an error's text without the output, in bytes: BuildKit
+// repeats the whole command in it.
+const maxMessage = 2 << 10
+
+// killed is the exit code of a process that got SIGKILL, most often from the
+// kernel when memory runs out.
+const killed = 137
+
+// passing are the texts of errors that another try may not meet again. BuildKit
+// does not tell the status of a registry, or what failed in its graph, by type.
+var passing = regexp.MustCompile(`unexpected status.*: (408|429|5\d\d)\b|toomanyrequests|i/o timeout|TLS handshake timeout|` +
+	`connection re(fused|set)|broken pipe|no such host|server misbehaving|name resolution|network is unreachable|no route to host|` +
+	`unexpected EOF|: EOF$|context (deadline exceeded|canceled)|failed to fetch (oauth|anonymous) token|no active session|` +
+	`inconsistent graph state|scheduler error|blob .* not found|no space left on device|[Cc]ould not resolve host`)
+
+// dockerfileFaults are the texts of errors that come from the repository but
+// name no line.
+var dockerfileFaults = regexp.MustCompile(`dockerfile parse error|failed to read dockerfile: open \S+: (no such file|not a directory|is a directory)|` +
+	`target stage .* could not be found|(file with no instructions|cannot be empty)|no build stage in current context`)
+
+// passingCodes are those of errors that are buildkitd's and not the build's.
+func passingCode(code codes.Code) bool {
+	return slices.Contains([]codes.Code{
+		codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.ResourceExhausted,
+	}, code)
 }
 
-// explain says what err means for the request: *imgd.BuildError if the
-// Dockerfile or what it needs failed for good, the cancellation if ctx was
-// cancelled, and otherwise an error worth another try.
-func explain(ctx context.Context, err error, log *logWriter) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("build: %w", context.Cause(ctx))
+// outcome is how a build that did not succeed ended.
+type outcome struct {
+	asker, build error // of the caller's context, and of the build's
+	limit        time.Duration
+	file         string // Dockerfile, seen from the repository's root
+}
+
+// explain tells apart who is at fault: the caller who gave up, the Dockerfile,
+// for which it is an *imgd.BuildError, or anything else, which may go away. It
+// keeps BuildKit's text alone: that its own context was cancelled must not be
+// taken for the caller's.
+func (f *follower) explain(err error, o outcome) error {
+	if o.asker != nil {
+		return fmt.Errorf("build: %w", o.asker)
 	}
-	failure := &imgd.BuildError{Message: message(err)}
-	if sources := errdefs.Sources(err); len(sources) > 0 {
-		locate(failure, sources[len(sources)-1])
+	if o.build != nil {
+		return &imgd.BuildError{Message: fmt.Sprintf("timed out after %s (timeout of the project)", short(o.limit))}
+	}
+	text := strings.TrimPrefix(f.hidden.Replace(err.Error()), "failed to solve: ")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + " …"
+	}
+	if !f.isFault(err, text) {
+		return fmt.Errorf("build: %s", text)
+	}
+	return f.buildError(err, text, o.file)
+}
+
+// isFault reports whether another try would fail as this one did.
+func (f *follower) isFault(err error, text string) bool {
+	if passingCode(grpcerrors.Code(err)) {
+		return false
 	}
 	var exit *gateway.ExitError
-	if errors.As(err, &exit) {
-		failure.ExitCode = int(exit.ExitCode)
-		failure.Message += hint(failure.ExitCode) + log.tail()
+	if errors.As(err, &exit) || dockerfileFaults.MatchString(text) {
+		return true
+	}
+	return len(errdefs.Sources(err)) > 0 && !passing.MatchString(text)
+}
+
+func (f *follower) buildError(err error, text, file string) *imgd.BuildError {
+	failure := &imgd.BuildError{Message: text, File: file}
+	for _, source := range errdefs.Sources(err) {
+		if source.Info == nil || len(source.Ranges) == 0 {
+			continue
+		}
+		failure.File, failure.Line = source.Info.Filename, int(source.Ranges[0].Start.Line)
+		break
+	}
+	var exit *gateway.ExitError
+	if !errors.As(err, &exit) {
 		return failure
 	}
-	if passing(err) || !final(err, failure) {
-		return fmt.Errorf("build: %w", err)
+	failure.ExitCode = int(exit.ExitCode)
+	if failure.ExitCode == killed {
+		failure.Message += " (killed, perhaps because memory ran out)"
+	}
+	if tail := f.tail(f.step(err)); tail != "" {
+		failure.Message += "\n" + tail
 	}
 	return failure
 }
 
-// message is err without the words that every error of a solve begins with.
-func message(err error) string {
-	text := err.Error()
-	for _, prefix := range []string{"failed to solve: ", "rpc error: code = Unknown desc = "} {
-		text = strings.TrimPrefix(text, prefix)
+// step is the one that failed.
+func (f *follower) step(err error) digest.Digest {
+	var vertex *errdefs.VertexError
+	if errors.As(err, &vertex) {
+		return digest.Digest(vertex.Digest)
 	}
-	return text
+	return f.failed
 }
 
-func locate(failure *imgd.BuildError, source *errdefs.Source) {
-	if source.Info != nil {
-		failure.File = source.Info.Filename
+// short is d without the zeros of its String: 30m, not 30m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
 	}
-	if len(source.Ranges) > 0 {
-		failure.Line = int(source.Ranges[0].Start.Line)
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
 	}
-}
-
-func hint(exitCode int) string {
-	if exitCode == 137 {
-		return " (killed: perhaps the machine ran out of memory)"
-	}
-	return ""
-}
-
-// passing reports whether err is of a kind that goes away. BuildKit gives
-// Unknown to what a Dockerfile does wrong.
-func passing(err error) bool {
-	switch grpcerrors.Code(err) {
-	case codes.Unavailable, codes.Internal, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled, codes.Aborted:
-		return true
-	}
-	text := err.Error()
-	for _, sign := range []string{"no active session", "inconsistent graph state", "scheduler error", "connection reset", "connection refused",
-		"unexpected EOF", "i/o timeout", "TLS handshake timeout", "no such host", "toomanyrequests", "failed to fetch oauth token",
-		": 408 ", ": 429 ", ": 500 ", ": 502 ", ": 503 ", ": 504 "} {
-		if strings.Contains(text, sign) {
-			return true
-		}
-	}
-	return false
-}
-
-// final reports whether another try would only fail the same way: BuildKit
-// says which line is wrong, or one of the texts it has for that.
-func final(err error, failure *imgd.BuildError) bool {
-	if failure.Line > 0 {
-		return true
-	}
-	text := strings.ToLower(err.Error())
-	for _, sign := range permanent {
-		if strings.Contains(text, sign) {
-			return true
-		}
-	}
-	return false
+	return s
 }

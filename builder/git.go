@@ -4,8 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
-	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/imgd/imgd"
@@ -21,17 +19,14 @@ type gitSource struct {
 
 // gitContext is the commit and nothing else: buildkitd fetches it by its ID,
 // alone, whatever the ref names by then. BuildKit takes an HTTP URL for git's
-// only if it ends in .git, so that is added; every forge serves it.
+// only if it ends in .git, so that is added; the forges serve both. Files get
+// the commit's time, so that layers made of them are the same in each build.
 func gitContext(p imgd.Project, req imgd.Request) (gitSource, error) {
-	query := url.Values{"ref": {req.Ref}, "commit": {req.Commit}, "fetch-by-commit": {"true"}, "submodules": {"false"}}
+	query := url.Values{
+		"ref": {req.Ref}, "commit": {req.Commit}, "fetch-by-commit": {"true"}, "submodules": {"false"}, "mtime": {"commit"},
+	}
 	if err := version.ValidCommit(req.Commit); err != nil {
 		return gitSource{}, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
-	}
-	if p.Context != "" && !filepath.IsLocal(p.Context) {
-		return gitSource{}, fmt.Errorf("%w: context %q is not inside the repository", imgd.ErrInvalid, p.Context)
-	}
-	if dir := path.Clean(p.Context); dir != "." {
-		query.Set("subdir", dir)
 	}
 	if !strings.Contains(p.Git, "://") && strings.Contains(p.Git, ":") { // git@host:path
 		return gitSource{url: p.Git + "?" + query.Encode()}, nil

@@ -10,9 +10,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/imgd/imgd"
 )
+
+// endedPoll is how often a follower asks whether the request has ended.
+const endedPoll = 200 * time.Millisecond
 
 var requestID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
@@ -53,12 +57,12 @@ func (l *logs) start(request string) (*buildLog, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -96,33 +100,46 @@ func (log *buildLog) end() error {
 	return errors.Join(log.err, log.file.Close())
 }
 
-// state tells whether the attempt is over, and what to wait for if not.
+// state tells whether the attempt is over, and what to wait for if not. No
+// attempt is over.
 func (log *buildLog) state() (ended bool, changed <-chan struct{}) {
+	if log == nil {
+		return true, nil
+	}
 	log.mu.Lock()
 	defer log.mu.Unlock()
-	return log.ended, log.changed
+	if log.ended {
+		return true, nil
+	}
+	return false, log.changed
 }
 
-// Log opens the log of the request's newest attempt: lines of JSON, which
-// Replay shows. With follow, a reader that is at the end waits for more until
-// the attempt is over, or ctx is. An attempt that begins later is another log:
-// open it then. imgd.ErrNotFound if there is none, imgd.ErrInvalid for what is
-// no request ID.
-func (b *Builder) Log(ctx context.Context, request string, follow bool) (io.ReadCloser, error) {
-	file, running, err := b.logs.open(request)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open log of %s: %w", request, imgd.ErrNotFound)
+// Log reads the build log of a request: lines of JSON, which Replay shows. With
+// ended nil it ends where the log ends now. Else it waits for more, and for a
+// log to begin, goes on with that of the next attempt, which may come after a
+// torn line, and ends when ended answers true after the last; or with ctx.
+// imgd.ErrNotFound if there is none, imgd.ErrInvalid for what is no request ID.
+func (b *Builder) Log(ctx context.Context, request string, ended func() bool) (io.ReadCloser, error) {
+	r := &logReader{logs: b.logs, request: request, ended: ended, done: ctx.Done(), cause: func() error { return context.Cause(ctx) }}
+	for {
+		over := ended == nil || ended() // before the look: what was written until then is found
+		_, err := r.next()
+		if err == nil {
+			return r, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
+		if over {
+			return nil, fmt.Errorf("open log of %s: %w", request, imgd.ErrNotFound)
+		}
+		if err := r.wait(nil); err != nil {
+			return nil, fmt.Errorf("wait for log: %w", err)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
-	if !follow || running == nil {
-		return file, nil
-	}
-	return &logReader{ctx: ctx, File: file, log: running}, nil
 }
 
-// open answers the file, and the attempt that writes it if there is one.
+// open answers the file, and the attempt that writes it if it still runs.
 func (l *logs) open(request string) (*os.File, *buildLog, error) {
 	name, err := l.path(request)
 	if err != nil {
@@ -136,28 +153,75 @@ func (l *logs) open(request string) (*os.File, *buildLog, error) {
 
 // logReader reads what is there and waits for the rest.
 type logReader struct {
-	*os.File
-	ctx context.Context // of the reader's whole life: io.Reader takes none
-	log *buildLog
+	logs    *logs
+	request string
+	ended   func() bool     // of the request; nil: do not wait
+	done    <-chan struct{} // of the context that Log was called with
+	cause   func() error
+
+	file *os.File
+	log  *buildLog // that writes file; nil: nobody does any more
 }
 
 // Read implements io.Reader.
 func (r *logReader) Read(p []byte) (int, error) {
 	for {
-		ended, changed := r.log.state() // before the read: what comes after it closes changed
-		n, err := r.File.Read(p)
-		if n > 0 || err != io.EOF || ended {
+		over, changed := r.log.state() // before the read: what comes later closes changed
+		last := r.ended == nil || over && r.ended()
+		n, err := r.file.Read(p)
+		if n > 0 || err != io.EOF {
 			return n, err
 		}
-		select {
-		case <-changed:
-		case <-r.ctx.Done():
-			return 0, r.ctx.Err()
+		if over && r.ended != nil {
+			if moved, _ := r.next(); moved { // what cannot be opened now is tried again
+				continue
+			}
+		}
+		if last {
+			return 0, io.EOF
+		}
+		if err := r.wait(changed); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// WriteTo keeps os.File's own from being used, which would not wait.
-func (r *logReader) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(w, struct{ io.Reader }{r})
+// next opens the newest attempt's log; moved says that it is another than the
+// one before.
+func (r *logReader) next() (moved bool, err error) {
+	file, log, err := r.logs.open(r.request)
+	if err != nil {
+		return false, err
+	}
+	if r.file != nil {
+		if same(r.file, file) {
+			return false, file.Close()
+		}
+		r.file.Close() // it was only read
+	}
+	r.file, r.log = file, log
+	return true, nil
 }
+
+func same(a, b *os.File) bool {
+	infoA, errA := a.Stat()
+	infoB, errB := b.Stat()
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+// wait returns when there may be more. Whether the request has ended, and
+// whether another attempt has begun, has to be asked.
+func (r *logReader) wait(changed <-chan struct{}) error {
+	tick := time.NewTimer(endedPoll)
+	defer tick.Stop()
+	select {
+	case <-changed:
+	case <-tick.C:
+	case <-r.done:
+		return r.cause()
+	}
+	return nil
+}
+
+// Close implements io.Closer.
+func (r *logReader) Close() error { return r.file.Close() }

@@ -1,10 +1,12 @@
 package builder
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -75,19 +77,21 @@ func attrsOf(p imgd.Project, req imgd.Request) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
 	}
-	if p.Dockerfile != "" && !filepath.IsLocal(p.Dockerfile) {
-		return nil, fmt.Errorf("%w: dockerfile %q is not inside the context", imgd.ErrInvalid, p.Dockerfile)
+	dir, dockerfile, err := pathsOf(p)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
 	}
 	attrs := map[string]string{
 		"cmdline":  frontend, // `# syntax=` lines are answered by the frontend that is built in
 		"platform": platform,
+		"filename": dockerfile,
 	}
 	set := func(name, value string) {
 		if value != "" {
 			attrs[name] = value
 		}
 	}
-	set("filename", p.Dockerfile)
+	set("contextsubdir", dir)
 	if set("target", p.Target); req.Target != "" {
 		set("target", req.Target)
 	}
@@ -98,6 +102,25 @@ func attrsOf(p imgd.Project, req imgd.Request) (map[string]string, error) {
 		attrs["label:"+name] = value
 	}
 	return attrs, nil
+}
+
+// pathsOf are the directory of the build context in the repository, empty for
+// its root, and the Dockerfile as seen from that root. The directory is not part
+// of the git URL: BuildKit v0.33.1 removes it there before it asks git for the
+// commit's time in it, and fails.
+func pathsOf(p imgd.Project) (dir, dockerfile string, err error) {
+	dir, dockerfile = cmp.Or(p.Context, "."), cmp.Or(p.Dockerfile, "Dockerfile")
+	if !filepath.IsLocal(dir) {
+		return "", "", fmt.Errorf("context %q is not inside the repository", dir)
+	}
+	if !filepath.IsLocal(dockerfile) {
+		return "", "", fmt.Errorf("dockerfile %q is not inside the context", dockerfile)
+	}
+	dockerfile = path.Join(dir, dockerfile)
+	if dir = path.Clean(dir); dir == "." {
+		dir = ""
+	}
+	return dir, dockerfile, nil
 }
 
 var argName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -171,35 +194,32 @@ func platformsOf(p imgd.Project, req imgd.Request) (string, error) {
 	return strings.Join(slices.Compact(names), ","), nil
 }
 
-// exports push by digest to the repositories. Those without TLS are an export
-// of their own, so that the others are not pushed to unencrypted.
+// exports push by digest to the repositories. If imgd's own registry has no
+// TLS, it is an export of its own, so that no other is pushed to unencrypted.
 func (b *Builder) exports(repositories []string) ([]client.ExportEntry, error) {
-	var secure, plain []string
+	var own, others []string
 	for _, repository := range repositories {
 		named, err := reference.ParseNormalizedNamed(repository)
 		if err != nil || !reference.IsNameOnly(named) {
 			return nil, fmt.Errorf("%w: repository %q: want registry/name", imgd.ErrInvalid, repository)
 		}
 		host := reference.Domain(named)
-		name := host
-		if other, ok := b.cfg.RegistryNames[host]; ok {
-			name = other
+		if host != b.cfg.Registry {
+			others = append(others, named.Name())
+			continue
 		}
-		name += "/" + reference.Path(named)
-		if slices.Contains(b.cfg.PlainHTTP, host) {
-			plain = append(plain, name)
-		} else {
-			secure = append(secure, name)
-		}
+		own = append(own, cmp.Or(b.cfg.RegistryAddress, host)+"/"+reference.Path(named))
+	}
+	if !b.cfg.PlainHTTP {
+		own, others = nil, append(own, others...)
 	}
 	var entries []client.ExportEntry
-	if len(secure) > 0 {
-		entries = append(entries, export(secure))
+	if len(own) > 0 {
+		entries = append(entries, export(own))
+		entries[0].Attrs["registry.insecure"] = "true"
 	}
-	if len(plain) > 0 {
-		entry := export(plain)
-		entry.Attrs["registry.insecure"] = "true"
-		entries = append(entries, entry)
+	if len(others) > 0 {
+		entries = append(entries, export(others))
 	}
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("%w: no repository to push to", imgd.ErrInvalid)

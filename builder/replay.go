@@ -35,8 +35,8 @@ func Replay(ctx context.Context, r io.Reader, w io.Writer, mode string) error {
 	}()
 	err = decode(ctx, r, statuses)
 	close(statuses)
-	if showErr := <-shown; err == nil || errors.Is(err, context.Canceled) {
-		err = showErr
+	if showErr := <-shown; showErr != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = showErr // decode only saw that nobody takes statuses any more
 	}
 	if err != nil {
 		return fmt.Errorf("show build log: %w", err)

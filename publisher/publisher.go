@@ -1,0 +1,200 @@
+// Package publisher is imgd's side of the registry protocol: it reads back what
+// was pushed (capture), makes a tag name it, removes a tag, and asks what a
+// reference names. Nothing a registry says is believed: bytes are hashed, and
+// what was written is read again. It does not push layers, which buildkitd
+// does, and knows nothing of git, versions or the index.
+package publisher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+)
+
+// callTime bounds what one call does in one repository, tries and waits
+// included: a handful of small requests, of which a slow registry answers each
+// within seconds. Whoever called tries again later.
+const callTime = time.Minute
+
+// pingTime bounds Ping: it is asked to know whether the registry answers now.
+const pingTime = 5 * time.Second
+
+// Config says how registries are spoken to. The zero value speaks HTTPS to all
+// but those on loopback addresses.
+type Config struct {
+	PlainHTTP []string     // registries (host or host:port) without TLS; those on loopback are anyway
+	Log       *slog.Logger // default: none
+}
+
+// Publisher speaks to registries. Its methods are safe for concurrent use, and
+// all but Tag and Untag change nothing.
+type Publisher struct {
+	hosts  docker.RegistryHosts
+	client *http.Client
+}
+
+// New returns a Publisher. It contacts nobody.
+func New(cfg Config) *Publisher {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	client := &http.Client{Transport: newTransport(cfg.Log), CheckRedirect: checkRedirect}
+	plain := func(host string) (bool, error) {
+		if slices.Contains(cfg.PlainHTTP, host) {
+			return true, nil
+		}
+		return docker.MatchLocalhost(host)
+	}
+	hosts := docker.ConfigureDefaultRegistries(
+		docker.WithClient(client),
+		docker.WithPlainHTTP(plain),
+		docker.WithAuthorizer(bodyCloser{docker.NewDockerAuthorizer(docker.WithAuthClient(client))}),
+	)
+	return &Publisher{hosts: hosts, client: client}
+}
+
+// Tag makes tag name root, whose bytes the repository has: it reads them by
+// digest, puts the same bytes under the tag unless it names them already, and
+// reads the tag back. imgd.ErrNotFound if the repository does not have root, or
+// not what root is made of. Repeating it puts the same bytes.
+func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	r, err := p.tagged(repository, tag)
+	if err != nil {
+		return fmt.Errorf("tag %s:%s: %w", repository, tag, err)
+	}
+	desc, body, err := r.manifest(ctx, root.Digest.String())
+	if err != nil {
+		return fmt.Errorf("tag %s: %w", r.at(tag), err)
+	}
+	if err := r.put(ctx, tag, desc, body); err != nil {
+		return fmt.Errorf("tag %s: put %s: %w", r.at(tag), desc.Digest, explain(err))
+	}
+	now, _, err := r.manifest(ctx, tag)
+	if err != nil {
+		return fmt.Errorf("tag %s: read it back: %w", r.at(tag), err)
+	}
+	if now.Digest != desc.Digest {
+		return fmt.Errorf("tag %s: it names %s right after %s was put: another hand moves it", r.at(tag), now.Digest, desc.Digest)
+	}
+	return nil
+}
+
+// put writes the manifest under the tag. The resolver is new for each call, as
+// its tracker knows pushes by digest alone: with a shared one a second tag, or
+// a second repository, would be taken for done without a request.
+func (r repository) put(ctx context.Context, tag string, desc ocispec.Descriptor, body []byte) error {
+	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: r.hosts})
+	pusher, err := resolver.Pusher(ctx, r.at(tag)+"@"+desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	w, err := pusher.Push(ctx, desc)
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	return content.Copy(ctx, w, bytes.NewReader(body), desc.Size, desc.Digest)
+}
+
+// Untag removes tag if ours says that what it names is imgd's. It is no error
+// if the tag is gone or another's. The protocol has no compare-and-delete: a
+// tag that another hand moves between the look and the removal is removed.
+func (p *Publisher) Untag(ctx context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	r, err := p.tagged(repository, tag)
+	if err != nil {
+		return fmt.Errorf("untag %s:%s: %w", repository, tag, err)
+	}
+	there, err := r.names(ctx, tag, ours)
+	if err != nil {
+		return fmt.Errorf("untag %s: %w", r.at(tag), err)
+	}
+	if !there {
+		return nil
+	}
+	if err := r.remove(ctx, tag); err != nil && !errors.Is(err, imgd.ErrNotFound) {
+		return fmt.Errorf("untag %s: %w", r.at(tag), err)
+	}
+	there, err = r.names(ctx, tag, ours)
+	if err != nil {
+		return fmt.Errorf("untag %s: read it back: %w", r.at(tag), err)
+	}
+	if there {
+		return fmt.Errorf("untag %s: the registry accepted the removal and still serves the tag", r.at(tag))
+	}
+	return nil
+}
+
+// names reports whether the tag is there and names something of ours.
+func (r repository) names(ctx context.Context, tag string, ours func(digest.Digest) bool) (bool, error) {
+	desc, _, err := r.manifest(ctx, tag)
+	if errors.Is(err, imgd.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && ours(desc.Digest), err
+}
+
+// Resolve answers what ref, a tag or a digest, names in the repository, by
+// hashing what the registry serves under it. imgd.ErrNotFound if there is none.
+func (p *Publisher) Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	r, err := p.repository(repository)
+	if err == nil && digest.Digest(ref).Validate() != nil {
+		_, err = reference.WithTag(r.named, ref)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("resolve %s in %s: %w", ref, repository, err)
+	}
+	desc, _, err := r.manifest(ctx, ref)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("resolve: %w", err)
+	}
+	return desc, nil
+}
+
+// Ping asks the registry on host (host or host:port) whether it serves the
+// registry API to imgd.
+func (p *Publisher) Ping(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	hosts, err := p.hosts(host)
+	if err != nil {
+		return fmt.Errorf("ping registry %s: %w", host, err)
+	}
+	resp, err := p.send(ctx, call{host: hosts[0], method: http.MethodGet, path: "/"})
+	if err != nil {
+		return fmt.Errorf("ping registry %s: %w", host, err)
+	}
+	return resp.Body.Close()
+}
+
+// tagged is repository, after a check that tag can be one.
+func (p *Publisher) tagged(name, tag string) (repository, error) {
+	r, err := p.repository(name)
+	if err != nil {
+		return r, err
+	}
+	_, err = reference.WithTag(r.named, tag)
+	return r, err
+}
