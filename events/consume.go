@@ -253,7 +253,7 @@ func (w *worker) finish(hard context.Context, d *delivery, rel imgd.Release, err
 	if err != nil {
 		log = log.With("error", err)
 	}
-	log.Info("request ended", "state", st.State, "release", rel.ID, "took", w.cfg.Now().Sub(d.started))
+	log.Info("request ended", "state", st.State, "release", rel.ID, "took", w.cfg.Now().Sub(d.started).Round(time.Millisecond).String())
 }
 
 // end writes the final state and then acknowledges the request. A crash between

@@ -164,8 +164,8 @@ func (c claim) takeUnheld(ctx context.Context) error {
 }
 
 func (c claim) conflict(there digest.Digest, owner string) error {
-	return fmt.Errorf("%s:%s names %s, %s; this build made %s from %.12s: %w",
-		c.rel.Image, c.want.Name, there, owner, c.rel.Root.Digest, c.rel.Request.Commit, imgd.ErrConflict)
+	return fmt.Errorf("%s:%s names %s, %s; this build of %.12s made %s; release it under a new version, or ask again with force and a reason: %w",
+		c.rel.Image, c.want.Name, there, owner, c.rel.Request.Commit, c.rel.Root.Digest, imgd.ErrConflict)
 }
 
 // takeCommit is rule 4; it also replaces a lost root (invariant I4).

@@ -147,7 +147,7 @@ func (b *build) end(r httpapi.RequestAnswer) error {
 	case imgd.Unchanged, imgd.Superseded:
 		b.say("%s%s", r.State, message)
 	default:
-		return &exitError{endCode(r), fmt.Sprintf("request %s is %s%s", r.Request, r.State, message)}
+		return &exitError{endCode(r), fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
 	}
 	return b.output.print(b.stdout, recordsResult(r.Records, r.Repositories))
 }
