@@ -63,3 +63,6 @@ func poll(ctx context.Context, died <-chan struct{}, ok func(context.Context) er
 		}
 	}
 }
+
+// Wait asks until ok answers nil, or ctx ends; the error then has the last one that ok gave.
+func Wait(ctx context.Context, ok func(context.Context) error) error { return poll(ctx, nil, ok) }
