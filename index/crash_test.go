@@ -44,7 +44,7 @@ func writeUntilKilled(dir string) error {
 		if _, err := x.Publish(context.Background(), admitted.ID); err != nil {
 			return err
 		}
-		fmt.Println(admitted.ID)
+		fmt.Fprintln(os.Stdout, admitted.ID)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,14 +50,14 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	log.Info("imgd starts", "version", currentVersion(), "data", cfg.Data)
 	stack, err := startStack(ctx, cfg, log)
 	if err != nil {
-		return interrupted(ctx, err)
+		return unlessStopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stack.close()) }()
 	d := &daemon{cfg: cfg, log: log, stack: stack}
 	closeAll, err := d.wire(ctx)
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if err != nil {
-		return interrupted(ctx, err)
+		return unlessStopped(ctx, err)
 	}
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -66,7 +67,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	if err := stack.endpoints.write(cfg.Data); err != nil {
 		return fmt.Errorf("write endpoints: %w", errors.Join(err, listener.Close()))
 	}
-	defer os.Remove(filepath.Join(cfg.Data, "endpoints.json"))
+	defer func() { err = errors.Join(err, os.Remove(filepath.Join(cfg.Data, "endpoints.json"))) }()
 	log.Info("imgd serves", "http", stack.HTTP, "nats", stack.NATS, "registry", stack.Registry, "buildkit", stack.BuildKit)
 	if err := d.run(ctx, listener); err != nil {
 		return err
@@ -75,12 +76,12 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	return nil
 }
 
-// interrupted is nil if it was a signal that cut the start short.
-func interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+// unlessStopped is err, but nil if it was a signal that cut the start short.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // wire makes the parts; what it answers closes those that were made.
@@ -118,6 +119,11 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
 		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
 	return closeAll, nil
+}
+
+func (d *daemon) builderConfig() builder.Config {
+	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: d.cfg.Registry.PlainHTTP, Log: d.log}
 }
 
 // grace is build.grace as events takes it, where 0 means the default.
@@ -210,14 +216,12 @@ func (d *daemon) serveHTTP(ctx, work context.Context, listener net.Listener) err
 	}
 	closing, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
-	if server.Shutdown(closing) != nil {
-		server.Close()
+	err := server.Shutdown(closing)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close() // what has not ended by now is cut
 	}
-	<-ended
-	return nil
-}
-
-func (d *daemon) builderConfig() builder.Config {
-	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
-		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: d.cfg.Registry.PlainHTTP, Log: d.log}
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
 }

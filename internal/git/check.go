@@ -126,7 +126,7 @@ func checkPath(path string) error {
 	}
 	for part := range strings.SplitSeq(path, "/") {
 		if strings.HasPrefix(part, "-") || part == ".." || part == "." {
-			return errors.New("git URL: no part of the path can start with - or be . or ..")
+			return errors.New("git URL: a part of the path is . or .., or starts with a dash")
 		}
 	}
 	return nil
