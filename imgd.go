@@ -6,6 +6,7 @@
 package imgd
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -252,6 +253,11 @@ func (r Release) Taken() []ReleaseTag {
 	return taken
 }
 
+// left are the tags that the release asked for and does not have.
+func (r Release) left() []ReleaseTag {
+	return slices.DeleteFunc(slices.Clone(r.Tags), func(t ReleaseTag) bool { return t.Reason == "" })
+}
+
 // Reasons says in one line why the tags that were not taken were not.
 func (r Release) Reasons() string {
 	var reasons []string
@@ -310,6 +316,10 @@ func (r Release) RecordsOf(t ReleaseTag) []Record {
 	}
 	return records
 }
+
+// Root is what the record's tag points at: its image index, or the manifest
+// itself.
+func (r Record) Root() digest.Digest { return cmp.Or(r.IndexDigest, r.Digest) }
 
 // PlatformName is the os/arch[/variant] form of p.
 func PlatformName(p *ocispec.Platform) string {

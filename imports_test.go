@@ -40,7 +40,7 @@ var confined = map[string][]string{
 	"github.com/containerd/containerd/v2":   {"publisher"},
 	"github.com/hashicorp/go-retryablehttp": {"publisher"},
 	"oras.land/oras-go":                     {"publisher"},
-	"github.com/nats-io/nats.go":            {"events", "index", "internal/embedded"},
+	"github.com/nats-io/nats.go":            {"events", "index"},
 	"github.com/nats-io/nats-server":        {"internal/embedded"},
 	"github.com/distribution/distribution":  {"internal/embedded"},
 	"github.com/drone/go-scm":               {"internal/webhook"},
@@ -59,11 +59,12 @@ var effects = map[string][]string{
 // testsMayUse are the packages that tests import beyond what the code may, for real parts in process: the pipeline and the
 // HTTP API are tested over the real index, and the adapters meet the embedded NATS and registry.
 var testsMayUse = map[string][]string{
-	".":                {"index"},
-	"builder":          {"internal/embedded"},
-	"publisher":        {"internal/embedded"},
-	"events":           {"internal/embedded", "github.com/nats-io/nats-server/v2/server"},
-	"internal/httpapi": {"index"},
+	".":                 {"index"},
+	"builder":           {"internal/embedded"},
+	"publisher":         {"internal/embedded"},
+	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server"},
+	"internal/httpapi":  {"index"},
+	"internal/embedded": {"github.com/nats-io/nats.go", "github.com/nats-io/nats.go/jetstream"},
 }
 
 // A house is the packages of a module, by their directory, and what each imports, in its code and in its tests.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/imgd/imgd/version"
 )
@@ -39,7 +40,8 @@ type Capturer interface {
 	// Capture reads root back by digest from every repository, checks the bytes
 	// against their digests, and answers root and its platforms' manifests
 	// (Platform set, sorted by it), attestations left out. ErrNotFound if a
-	// repository does not have them. It changes nothing.
+	// repository does not have them, ErrInvalid if root is no image. It changes
+	// nothing.
 	Capture(ctx context.Context, repositories []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error)
 }
 
@@ -109,7 +111,7 @@ type Pipeline struct {
 	Asker    Asker
 	Log      *slog.Logger
 
-	// settling guards one *sync.Mutex per image: one settle at a time.
+	// settling holds a chan struct{} of one place per image: one settle at a time.
 	settling sync.Map
 }
 
@@ -119,31 +121,75 @@ type Pipeline struct {
 // tells report each stage. Recovery is this same way again: every effect is
 // found done by looking at the index or the registry.
 func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State)) (Release, error) {
-	if rel, ok := p.Lookup.Newest(req.ID); ok && settled(rel, *req) {
-		return p.finish(ctx, rel, report)
+	if rel, done, err := p.standing(ctx, *req, report); done {
+		return rel, err
 	}
 	report(Resolving)
 	if err := p.Resolve(ctx, req); err != nil {
 		return Release{}, err
 	}
-	known, ok := p.Lookup.Newest(req.ID)
-	if ok && settled(known, *req) {
-		return p.finish(ctx, known, report)
-	}
-	if known.Why == RootLost {
-		if err := p.giveBack(ctx, known); err != nil {
-			return Release{}, err
-		}
+	known, done, err := p.standing(ctx, *req, report)
+	if done {
+		return known, err
 	}
 	rel, err := p.admit(ctx, *req, known, report)
-	if err == nil {
-		return p.finish(ctx, rel, report)
+	if err != nil {
+		// Whoever worked on it beside this run and made a release is right.
+		now, ok := p.Lookup.Newest(req.ID)
+		if !ok || now.ID == known.ID || now.State == ReleaseAbandoned {
+			return Release{}, p.leave(ctx, *req, err)
+		}
+		rel = now
 	}
-	// Whoever worked on it beside this run and made a release is right.
-	if now, ok := p.Lookup.Newest(req.ID); ok && now.ID != known.ID && now.State != ReleaseAbandoned {
-		return p.finish(ctx, now, report)
+	if rel.Request.AskedAt.Before(req.AskedAt) {
+		return p.Handle(ctx, req, report) // another run's, for an earlier ask: this one is still to be answered
 	}
-	return Release{}, err
+	report(Publishing)
+	return p.Drive(ctx, rel)
+}
+
+// standing goes on from where the request's newest release stands, and reports
+// whether that is the answer: not if req was asked later, for then a tag may
+// have moved on meanwhile, and not if its root is lost.
+func (p *Pipeline) standing(ctx context.Context, req Request, report func(State)) (newest Release, done bool, err error) {
+	newest, ok := p.Lookup.Newest(req.ID)
+	if !ok {
+		return Release{}, false, nil
+	}
+	later := req.AskedAt.After(newest.Request.AskedAt)
+	if newest.State == ReleaseAdmitted {
+		report(Publishing)
+		driven, err := p.Drive(ctx, newest)
+		if err != nil && !(later && errors.Is(err, ErrSuperseded)) {
+			return driven, true, err
+		}
+		newest = driven
+	}
+	if newest.Why == RootLost {
+		return newest, false, p.giveBack(ctx, newest)
+	}
+	if later {
+		return newest, false, nil
+	}
+	if newest.State == ReleaseAbandoned {
+		return newest, true, p.asEnd(ctx, newest)
+	}
+	return newest, true, nil
+}
+
+// leave is err, the end of a request that took no tag. The tags that stand
+// where they stood are settled first: the registry may have lost one.
+func (p *Pipeline) leave(ctx context.Context, req Request, err error) error {
+	if !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
+		return err
+	}
+	image := p.Projects[req.Project].Image
+	for _, t := range req.Tags {
+		if settleErr := p.settle(ctx, image, t.Name); settleErr != nil && !errors.Is(settleErr, ErrNotFound) {
+			return fmt.Errorf("settle %s:%s: %w", image, t.Name, settleErr)
+		}
+	}
+	return err
 }
 
 // admit makes a release of req. A crash in it leaves at most an image that
@@ -158,32 +204,6 @@ func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
 	}
 	return rel, nil
-}
-
-// settled reports whether what the request's newest release came to is the
-// answer to req: it has to be driven, or was not asked for again since, and
-// its root is not known to be lost.
-func settled(newest Release, req Request) bool {
-	if newest.State == ReleaseAdmitted {
-		return true
-	}
-	if newest.Why == RootLost {
-		return false
-	}
-	return !req.AskedAt.After(newest.Request.AskedAt)
-}
-
-// finish goes on from where the release stands. What it was admitted to do is
-// not cancelled, so only the process' end stops it.
-func (p *Pipeline) finish(ctx context.Context, rel Release, report func(State)) (Release, error) {
-	switch rel.State {
-	case ReleasePublished:
-		return rel, nil
-	case ReleaseAbandoned:
-		return rel, p.asEnd(ctx, rel)
-	}
-	report(Publishing)
-	return p.Drive(ctx, rel)
 }
 
 // Resolve completes req: commit, version, tags and ID.
@@ -234,12 +254,15 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 // reuse makes the candidate rel of what the known release built, with the
 // version and labels that are in that image, for the tags that do not name it.
 func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, error) {
+	if err := p.capture(ctx, p.Projects[rel.Request.Project], known.Root.Digest, &rel); err != nil {
+		return rel, err
+	}
 	tags := p.unnamed(rel.Image, rel.Request.Tags, known.Root.Digest)
 	if len(tags) == 0 {
 		return rel, fmt.Errorf("every tag names %s already: %w", known.Root.Digest, ErrUnchanged)
 	}
 	rel.Tags, rel.Labels, rel.Request.Version = wanted(tags), known.Labels, known.Request.Version
-	return rel, p.capture(ctx, p.Projects[rel.Request.Project], known.Root.Digest, &rel)
+	return rel, nil
 }
 
 func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {
@@ -270,10 +293,15 @@ func wanted(tags []version.Tag) []ReleaseTag {
 }
 
 // Drive takes an admitted release to its end. Several may drive the same one:
-// each step finds done what the others did.
+// each step finds done what the others did. The tags that it lost meanwhile are
+// settled too: a late write of them, of this release's, may have come after the
+// winner's.
 func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
-	for _, t := range rel.Taken() {
+	for _, t := range append(rel.Taken(), rel.left()...) {
 		err := p.settle(ctx, rel.Image, t.Name)
+		if errors.Is(err, ErrNotFound) && t.Reason != "" {
+			continue // another release's root, which its own driver cares for
+		}
 		if errors.Is(err, ErrNotFound) {
 			return p.abandonLost(ctx, rel, err)
 		}
@@ -294,19 +322,30 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 	return published, nil
 }
 
+// driveAtOnce bounds the releases that DriveOpen drives at a time, so that one
+// registry that does not answer holds up few others.
+const driveAtOnce = 8
+
 // DriveOpen drives the releases that were admitted before that time and are
 // still open, for those whose request is not being handled any more. It goes on
 // after an error and returns them all.
 func (p *Pipeline) DriveOpen(ctx context.Context, before time.Time) error {
-	var errs []error
-	for _, rel := range p.Lookup.Open() {
+	var group errgroup.Group
+	group.SetLimit(driveAtOnce)
+	open := p.Lookup.Open()
+	errs := make([]error, len(open))
+	for i, rel := range open {
 		if !rel.AdmittedAt.Before(before) {
 			continue
 		}
-		if _, err := p.Drive(ctx, rel); err != nil && !errors.Is(err, ErrSuperseded) {
-			errs = append(errs, fmt.Errorf("drive %s: %w", rel.ID, err))
-		}
+		group.Go(func() error {
+			if _, err := p.Drive(ctx, rel); err != nil && !errors.Is(err, ErrSuperseded) {
+				errs[i] = fmt.Errorf("drive %s: %w", rel.ID, err)
+			}
+			return nil
+		})
 	}
+	_ = group.Wait() // the errors are in errs
 	return errors.Join(errs...)
 }
 
@@ -343,15 +382,12 @@ func (p *Pipeline) asEnd(ctx context.Context, rel Release) error {
 	return fmt.Errorf("release %s was abandoned (%s): %w", rel.ID, rel.Why, ErrSuperseded)
 }
 
-// giveBack does what an abandoned release owes the others: it makes the
-// registry follow the index, and asks anew for what its claims had made lapse.
-// A crash may cut it short, so whoever meets the release does it again.
+// giveBack does what an abandoned release owes the others: it asks anew for
+// what its claims had made lapse, and makes the registry follow the index. A
+// crash may cut it short, so whoever meets the release does it again. A tag that
+// cannot be settled does not keep a lost root from being built again: the new
+// release settles it.
 func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
-	for _, t := range rel.Tags {
-		if err := p.settle(ctx, rel.Image, t.Name); err != nil && !errors.Is(err, ErrNotFound) {
-			return fmt.Errorf("settle %s:%s back: %w", rel.Image, t.Name, err)
-		}
-	}
 	for _, id := range rel.Lapsed {
 		lapsed, _ := p.Lookup.Release(id)
 		r := lapsed.Request
@@ -360,6 +396,16 @@ func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
 		if err := p.Asker.Ask(ctx, again); err != nil {
 			return fmt.Errorf("ask again for %s: %w", id, err)
 		}
+	}
+	for _, t := range rel.Tags {
+		err := p.settle(ctx, rel.Image, t.Name)
+		if err == nil || errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if rel.Why != RootLost || ctx.Err() != nil {
+			return fmt.Errorf("settle %s:%s back: %w", rel.Image, t.Name, err)
+		}
+		p.log().Warn("tag is not settled back yet", "release", rel.ID, "tag", rel.Image+":"+t.Name, "error", err)
 	}
 	return nil
 }

@@ -3,8 +3,10 @@ package imgd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -64,6 +66,9 @@ func TestFaultsAfterLoss(t *testing.T) {
 				delete(w.roots, newer.Root.Digest)
 				w.fault = fault{effect, mode, 1}
 				rel, err := w.deliver(request("refs/tags/v1.0.1", 2))
+				if w.fault.left != 0 {
+					t.Fatalf("the fault was not met; effects %v", w.effects)
+				}
 				if err != nil || rel.ID == newer.ID || rel.State != imgd.ReleasePublished {
 					t.Fatalf("got %s %s, %v; want a second release", rel.ID, rel.State, err)
 				}
@@ -259,6 +264,108 @@ func TestAdmittedIsDriven(t *testing.T) {
 			w.check()
 		})
 	}
+}
+
+// An ask that comes later is not answered by the admitted release of an earlier
+// one, which may have lost its tag meanwhile.
+func TestAskedAgainWhileAdmitted(t *testing.T) {
+	w := newWorld(t)
+	w.past[commit("b")] = commit("a")
+	w.refs[mainRef] = commit("a")
+	w.admit(request(mainRef, 1)) // and the registry is down
+	w.refs[mainRef] = commit("b")
+	if _, err := w.deliver(request(mainRef, 2)); err != nil {
+		t.Fatal(err)
+	}
+	w.refs[mainRef] = commit("a") // the branch is reset
+	rel, err := w.deliver(request(mainRef, 3))
+	if err != nil || w.tags["main"] != rel.Root.Digest || rel.Request.Commit != commit("a") {
+		t.Errorf("main is %s, %v; want the root of the commit it was reset to", w.tags["main"], err)
+	}
+	w.check()
+}
+
+// What abandoning asks anew for gets its tag, even while its own release is
+// still admitted.
+func TestAskedAnewWhileAdmitted(t *testing.T) {
+	w := newWorld(t)
+	w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
+	w.admit(request("refs/tags/v1.0.0", 1))
+	newer := w.admit(request("refs/tags/v1.0.1", 2))
+	delete(w.roots, newer.Root.Digest)
+	if _, err := w.pipeline().Drive(t.Context(), newer); err == nil || len(w.asked) != 1 {
+		t.Fatalf("got %v and asked %v, want a lost root and one ask", err, w.asked)
+	}
+	again := w.asked[0]
+	again.AskedAt = epoch.Add(time.Minute)
+	rel, err := w.deliver(again)
+	if err != nil || w.tags["latest"] != rel.Root.Digest {
+		t.Errorf("latest is %q, %v; want %s", w.tags["latest"], err, rel.Root.Digest)
+	}
+	w.check()
+}
+
+// Asked again after the registry was wiped, an image comes back.
+func TestRegistryWiped(t *testing.T) {
+	for _, ref := range []string{mainRef, tagRef} {
+		for _, reproducible := range []bool{false, true} {
+			t.Run(fmt.Sprint(ref, "/", reproducible), func(t *testing.T) {
+				w := newWorld(t)
+				w.refs[ref], w.reproducible = commit("a"), reproducible
+				first, err := w.deliver(request(ref, 1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				clear(w.roots)
+				clear(w.tags)
+				if _, err := w.deliver(request(ref, 2)); err != nil && !errors.Is(err, imgd.ErrUnchanged) {
+					t.Fatal(err)
+				}
+				for _, tag := range first.Taken() {
+					if w.tags[tag.Name] == "" {
+						t.Errorf("%s is not back", tag.Name)
+					}
+				}
+				w.check()
+			})
+		}
+	}
+}
+
+// A write that the client gave up on and that comes late is put right by the
+// release that made it.
+func TestLateWrite(t *testing.T) {
+	w := newWorld(t)
+	w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
+	older := w.admit(request("refs/tags/v1.0.0", 1))
+	newer, err := w.deliver(request("refs/tags/v1.0.1", 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.tags["latest"] = older.Root.Digest
+	if _, err := w.deliver(request("refs/tags/v1.0.0", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if w.tags["latest"] != newer.Root.Digest {
+		t.Errorf("latest is %s, want %s", w.tags["latest"], newer.Root.Digest)
+	}
+	w.check()
+}
+
+// A registry that does not delete tags does not keep a lost root from being
+// built again.
+func TestLostWithoutDelete(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	lost := w.admit(request(tagRef, 1))
+	w.tags["v1.2.3"] = lost.Root.Digest
+	delete(w.roots, lost.Root.Digest)
+	w.fault = fault{"untag", "fails", 100}
+	rel, err := w.deliver(request(tagRef, 1))
+	if err != nil || rel.ID == lost.ID {
+		t.Fatalf("got %s, %v; want a second release", rel.ID, err)
+	}
+	w.check()
 }
 
 // A release whose project was taken out of the config is not published

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -16,9 +15,14 @@ import (
 // back itself. In one process it runs once at a time per image. ErrNotFound if
 // a repository does not have the wanted root.
 func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
-	mu, _ := p.settling.LoadOrStore(image, new(sync.Mutex))
-	mu.(*sync.Mutex).Lock()
-	defer mu.(*sync.Mutex).Unlock()
+	value, _ := p.settling.LoadOrStore(image, make(chan struct{}, 1))
+	place := value.(chan struct{})
+	select {
+	case place <- struct{}{}:
+		defer func() { <-place }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
 		if err := p.write(ctx, tag, image, want); err != nil {

@@ -44,14 +44,15 @@ type world struct {
 	fault   fault
 	effects []string // all, in order
 
-	mu    sync.Mutex
-	refs  map[string]string // full ref -> commit
-	past  map[string]string // commit -> parent
-	said  string            // what git describe says
-	made  int               // builds so far: each makes another digest
-	roots map[digest.Digest]bool
-	tags  map[string]digest.Digest // of the registry
-	asked []imgd.Request
+	mu           sync.Mutex
+	refs         map[string]string // full ref -> commit
+	past         map[string]string // commit -> parent
+	said         string            // what git describe says
+	reproducible bool              // every build makes the same
+	made         int               // builds so far: each makes another digest
+	roots        map[digest.Digest]bool
+	tags         map[string]digest.Digest // of the registry
+	asked        []imgd.Request
 }
 
 func newWorld(t *testing.T) *world {
@@ -155,13 +156,16 @@ func (w *world) Contains(_ context.Context, _, head, commit string) (bool, error
 	return w.in(head, commit), nil
 }
 
-// Build is never reproducible: the hardest case.
+// Build is not reproducible unless the world is: the hardest case.
 func (w *world) Build(ctx context.Context, _ imgd.Project, _ imgd.Request) (d ocispec.Descriptor, err error) {
 	err = w.effect(ctx, "build", func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.made++
 		d.Digest = digest.FromString(fmt.Sprint("build ", w.made))
+		if w.reproducible {
+			d.Digest = digest.FromString("build")
+		}
 		w.roots[d.Digest] = true
 		return nil
 	})

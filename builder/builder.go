@@ -184,7 +184,7 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 		b.cfg.Log.Warn("the build log is not complete", "request", req.ID, "error", logErr)
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), limit: limit, file: opt.FrontendAttrs["filename"]})
+		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), answers: func() error { return b.Ping(ctx) }, limit: limit, file: opt.FrontendAttrs["filename"]})
 	}
 	return pushed(resp.ExporterResponse)
 }

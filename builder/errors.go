@@ -30,12 +30,15 @@ const killed = 137
 var passing = regexp.MustCompile(`unexpected status.*: (408|429|5\d\d)\b|toomanyrequests|i/o timeout|TLS handshake timeout|` +
 	`connection re(fused|set)|broken pipe|no such host|server misbehaving|name resolution|network is unreachable|no route to host|` +
 	`unexpected EOF|: EOF$|context (deadline exceeded|canceled)|failed to fetch (oauth|anonymous) token|no active session|` +
-	`inconsistent graph state|scheduler error|blob .* not found|no space left on device|[Cc]ould not resolve host`)
+	`inconsistent graph state|scheduler error|blob sha256:\S+ not found|no space left on device|[Cc]ould not resolve host`)
 
 // dockerfileFaults are the texts of errors that come from the repository but
 // name no line.
-var dockerfileFaults = regexp.MustCompile(`dockerfile parse error|failed to read dockerfile: open \S+: (no such file|not a directory|is a directory)|` +
-	`target stage .* could not be found|(file with no instructions|cannot be empty)|no build stage in current context`)
+var dockerfileFaults = regexp.MustCompile(`dockerfile parse error|failed to read dockerfile: open \S+: (no such file|not a directory|is a directory|not a regular file)|` +
+	`target stage .* could not be found|(file with no instructions|cannot be empty)|no build stage in current context|(security\.insecure|network\.host|device \S+) is not allowed`)
+
+// noise is what BuildKit puts before the words that help.
+var noise = regexp.MustCompile(`failed to (compute cache key: failed to )?calculate checksum of ref \S+: `)
 
 // passingCodes are those of errors that are buildkitd's and not the build's.
 func passingCode(code codes.Code) bool {
@@ -46,7 +49,8 @@ func passingCode(code codes.Code) bool {
 
 // outcome is how a build that did not succeed ended.
 type outcome struct {
-	asker, build error // of the caller's context, and of the build's
+	asker, build error        // of the caller's context, and of the build's
+	answers      func() error // says whether buildkitd is there; asked when time is up
 	limit        time.Duration
 	file         string // Dockerfile, seen from the repository's root
 }
@@ -60,9 +64,12 @@ func (f *follower) explain(err error, o outcome) error {
 		return fmt.Errorf("build: %w", o.asker)
 	}
 	if o.build != nil {
+		if err := o.answers(); err != nil { // it was not the Dockerfile that took so long
+			return fmt.Errorf("build: buildkitd does not answer: %w", err)
+		}
 		return &imgd.BuildError{Message: fmt.Sprintf("timed out after %s (timeout of the project)", short(o.limit))}
 	}
-	text := strings.TrimPrefix(f.hidden.Replace(err.Error()), "failed to solve: ")
+	text := noise.ReplaceAllString(strings.TrimPrefix(f.hidden.Replace(err.Error()), "failed to solve: "), "")
 	if len(text) > maxMessage {
 		text = strings.ToValidUTF8(text[:maxMessage], "") + " …"
 	}
@@ -98,10 +105,15 @@ func (f *follower) buildError(err error, text, file string) *imgd.BuildError {
 		return failure
 	}
 	failure.ExitCode = int(exit.ExitCode)
+	failure.Message = fmt.Sprintf("the command failed with exit code %d", failure.ExitCode)
 	if failure.ExitCode == killed {
 		failure.Message += " (killed, perhaps because memory ran out)"
 	}
-	if tail := f.tail(f.step(err)); tail != "" {
+	step := f.step(err)
+	if name := f.names[step]; name != "" {
+		failure.Message += ": " + name
+	}
+	if tail := f.tail(step); tail != "" {
 		failure.Message += "\n" + tail
 	}
 	return failure

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"unicode"
 
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
@@ -25,7 +26,8 @@ type follower struct {
 	log    *buildLog
 	hidden *strings.Replacer
 	tails  map[digest.Digest][]byte
-	failed digest.Digest // the step that failed first
+	names  map[digest.Digest]string // of the steps that failed, first line
+	failed digest.Digest            // the step that failed first
 }
 
 func newFollower(log *buildLog, hide []string) *follower {
@@ -35,7 +37,7 @@ func newFollower(log *buildLog, hide []string) *follower {
 			pairs = append(pairs, s, "***")
 		}
 	}
-	return &follower{log: log, hidden: strings.NewReplacer(pairs...), tails: map[digest.Digest][]byte{}}
+	return &follower{log: log, hidden: strings.NewReplacer(pairs...), tails: map[digest.Digest][]byte{}, names: map[digest.Digest]string{}}
 }
 
 func (f *follower) take(s *client.SolveStatus) {
@@ -47,6 +49,9 @@ func (f *follower) take(s *client.SolveStatus) {
 	for _, v := range s.Vertexes {
 		if v.Error != "" && f.failed == "" {
 			f.failed = v.Digest
+		}
+		if v.Error != "" {
+			f.names[v.Digest] = clip(v.Name)
 		}
 		if v.Error == "" && v.Completed != nil {
 			delete(f.tails, v.Digest)
@@ -87,5 +92,28 @@ func (f *follower) tail(step digest.Digest) string {
 		lines = lines[1:]
 	}
 	lines = lines[max(0, len(lines)-tailLines):]
-	return strings.ToValidUTF8(string(bytes.Join(lines, []byte("\n"))), "�")
+	return strings.Map(shown, strings.ToValidUTF8(string(bytes.Join(lines, []byte("\n"))), "�"))
+}
+
+// maxName is how much of a step's name an error shows, in bytes.
+const maxName = 160
+
+// clip is the first line of a name, shortened.
+func clip(name string) string {
+	name, rest, _ := strings.Cut(name, "\n")
+	if len(name) > maxName {
+		name, rest = strings.ToValidUTF8(name[:maxName], ""), "more"
+	}
+	if rest != "" {
+		name += " …"
+	}
+	return name
+}
+
+// shown keeps what would steer a terminal out of an error.
+func shown(r rune) rune {
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		return -1
+	}
+	return r
 }

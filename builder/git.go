@@ -37,6 +37,9 @@ func gitContext(p imgd.Project, req imgd.Request) (gitSource, error) {
 	}
 	u.RawQuery, u.Fragment = query.Encode(), ""
 	if u.Scheme != "https" && u.Scheme != "http" {
+		if u.User != nil {
+			u.User = url.User(u.User.Username()) // ssh takes no password from a URL
+		}
 		return gitSource{url: u.String()}, nil
 	}
 	if !strings.HasSuffix(u.Path, ".git") {

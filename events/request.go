@@ -96,6 +96,9 @@ func decode(m Message) (imgd.Request, error) {
 	if err := b.check(); err != nil {
 		return imgd.Request{}, err
 	}
+	if err := checkMsgID(m.MsgID); err != nil {
+		return imgd.Request{}, err
+	}
 	req := imgd.Request{Project: project, Ref: b.Ref, Commit: b.Commit, By: b.By, Reason: b.Reason, Force: b.Force,
 		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms}
 	if req.AskedAt, err = askedAt(b.AskedAt, m.Time); err != nil {
@@ -137,6 +140,18 @@ func (b body) check() error {
 	}
 	if b.Force && strings.TrimSpace(b.Reason) == "" {
 		return errors.New("force needs a reason")
+	}
+	return nil
+}
+
+// maxMsgID is far above <forge>/<delivery ID>/<project>.
+const maxMsgID = 256
+
+// checkMsgID wants printable ASCII: the ID may become a request's nonce, which
+// is kept.
+func checkMsgID(id string) error {
+	if len(id) > maxMsgID || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("header Nats-Msg-Id %.40q: want at most %d printable ASCII characters", id, maxMsgID)
 	}
 	return nil
 }

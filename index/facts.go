@@ -22,7 +22,7 @@ type History interface {
 }
 
 // Registry is what only the registry knows. imgd.ErrNotFound if it does not
-// have what was asked for.
+// have what was asked for, imgd.ErrInvalid if what it has is no image.
 type Registry interface {
 	// Resolve answers what a tag names at this moment.
 	Resolve(ctx context.Context, repository, tag string) (ocispec.Descriptor, error)
@@ -84,21 +84,28 @@ func (a *asker) tagged(ctx context.Context, repository, tag string) (digest.Dige
 }
 
 // same reports whether the root there holds exactly these platform manifests.
+// What is no image holds others.
 func (a *asker) same(ctx context.Context, repository string, there digest.Digest, platforms []ocispec.Descriptor) (bool, error) {
 	_, found, err := a.registry.Capture(ctx, []string{repository}, there)
-	if err != nil {
+	if err != nil && !errors.Is(err, imgd.ErrInvalid) {
 		return false, err
 	}
-	return imgd.SameDigests(found, platforms), nil
+	return err == nil && imgd.SameDigests(found, platforms), nil
 }
 
-// lost reports whether the repositories no longer have rel's root.
+// lost reports whether no repository has rel's root any more. One that has not
+// got it yet is no reason to let its tag change in the others.
 func (a *asker) lost(ctx context.Context, repositories []string, rel imgd.Release) (bool, error) {
-	_, _, err := a.registry.Capture(ctx, repositories, rel.Root.Digest)
-	if err != nil && !errors.Is(err, imgd.ErrNotFound) {
+	for _, repository := range repositories {
+		_, _, err := a.registry.Capture(ctx, []string{repository}, rel.Root.Digest)
+		if errors.Is(err, imgd.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			a.note("root "+rel.Root.Digest.String()+" is lost", "false")
+		}
 		return false, err
 	}
-	lost := err != nil
-	a.note("root "+rel.Root.Digest.String()+" is lost", strconv.FormatBool(lost))
-	return lost, nil
+	a.note("root "+rel.Root.Digest.String()+" is lost", "true")
+	return true, nil
 }

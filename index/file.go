@@ -45,10 +45,26 @@ func openFile(dir string, random io.Reader) (*fileEngine, *state, error) {
 		return nil, nil, err
 	}
 	s, err := f.load(random)
+	if err == nil {
+		err = f.sign(s.id)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.close())
 	}
 	return f, s, nil
+}
+
+// sign notes in the lock file who holds it, and that this index was here.
+func (f *fileEngine) sign(id string) error {
+	return os.WriteFile(f.lock.Path(), []byte(strconv.Itoa(os.Getpid())+"\n"+id+"\n"), 0o644)
+}
+
+// signed is what the lock file says: the process that held it last, and the ID
+// of the index that was here.
+func (f *fileEngine) signed() (process, id string) {
+	b, _ := os.ReadFile(f.lock.Path()) // a new one is empty
+	process, id, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
+	return process, id
 }
 
 // acquire takes the lock file, which is never images.json itself: a rename
@@ -59,10 +75,10 @@ func (f *fileEngine) acquire() error {
 		return fmt.Errorf("lock %s: %w", f.lock.Path(), err)
 	}
 	if !ok {
-		holder, _ := os.ReadFile(f.lock.Path())
-		return fmt.Errorf("%s is in use by process %s: one process at a time can have a file index open", f.dir, cmp.Or(strings.TrimSpace(string(holder)), "unknown"))
+		process, _ := f.signed()
+		return fmt.Errorf("%s is in use by process %s: one process at a time can have a file index open", f.dir, cmp.Or(process, "unknown"))
 	}
-	return os.WriteFile(f.lock.Path(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
+	return nil
 }
 
 func (f *fileEngine) close() error { return f.lock.Unlock() }
@@ -74,6 +90,9 @@ func (f *fileEngine) load(random io.Reader) (*state, error) {
 	}
 	b, err := os.ReadFile(f.path(fileName))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, was := f.signed(); was != "" {
+			return nil, fmt.Errorf("%s is gone, and index %s was here: restore it from a backup, or remove %s to begin an empty one", f.path(fileName), was, f.lock.Path())
+		}
 		id, err := newID(random)
 		if err != nil {
 			return nil, err

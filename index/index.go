@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -109,6 +110,7 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 			return decided, err
 		}
 		decided.AdmittedAt = x.now()
+		decided = asWritten(decided)
 		_, err = x.write(ctx, func(now *state) (entry, error) {
 			if now.touched[rel.Image] != seen.touched[rel.Image] {
 				return entry{}, errRaced
@@ -119,6 +121,19 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 			return decided, err
 		}
 	}
+}
+
+// asWritten is rel as reading it back gives it: JSON replaces bytes that are
+// not UTF-8, and what is written must be what is read.
+func asWritten(rel imgd.Release) (read imgd.Release) {
+	b, err := json.Marshal(rel)
+	if err == nil {
+		err = json.Unmarshal(b, &read)
+	}
+	if err != nil {
+		panic("unreachable: a release marshals both ways: " + err.Error())
+	}
+	return read
 }
 
 // Publish is imgd.Index.Publish.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,8 @@ type world struct {
 	tags    map[string]digest.Digest   // tag -> root in the registry
 	roots   map[digest.Digest][]string // root -> platform digests
 	broken  error                      // every answer, if set
+	lacks   string                     // a repository that has nothing
+	noImage digest.Digest              // a root that is no image
 }
 
 func newWorld() *world {
@@ -72,9 +75,15 @@ func (w *world) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, e
 	return ocispec.Descriptor{}, errors.Join(imgd.ErrNotFound, w.broken)
 }
 
-func (w *world) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+func (w *world) Capture(_ context.Context, repositories []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.noImage != "" && root == w.noImage {
+		return ocispec.Descriptor{}, nil, imgd.ErrInvalid
+	}
+	if slices.Contains(repositories, w.lacks) {
+		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+	}
 	names, ok := w.roots[root]
 	if !ok {
 		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
@@ -276,11 +285,88 @@ func TestBranch(t *testing.T) {
 	if got, want := names(x, roots, "main"), "main=C"; got != want {
 		t.Errorf("the next commit: got %s, want %s", got, want)
 	}
-	w.heads["refs/heads/Main"] = commit("c")
-	other := w.candidate("refs/heads/main", "c", "C", 7)
-	other.Request.Ref = "refs/heads/ma:in"
-	other.Request.ID = other.Request.Hash()
-	refused(t, x, other, imgd.ErrUnchanged)
+}
+
+// A branch that is reset and put back before the reset is published ends where
+// its head is.
+func TestBranchResetAndPutBack(t *testing.T) {
+	const main = "refs/heads/main"
+	w := newWorld()
+	w.parents = map[string]string{commit("f"): commit("d")}
+	x := open(t, t.TempDir(), w)
+	w.heads[main] = commit("f")
+	first := publish(t, x, w.candidate(main, "f", "F", 1))
+	w.heads[main] = commit("d")
+	reset, err := x.Admit(t.Context(), w.candidate(main, "d", "D", 2), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.heads[main] = commit("f")
+	back := w.candidate(main, "f", "F", 3)
+	back.Tags = back.Tags[1:]
+	again, err := x.Admit(t.Context(), back, first.ID)
+	if err != nil {
+		t.Fatalf("put back: %v", err)
+	}
+	for _, rel := range []imgd.Release{reset, again} {
+		if _, err := x.Publish(t.Context(), rel.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := names(x, []string{"D", "F"}, "main"), "main=F"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A repository that was added to a project has no images yet. That does not let
+// an immutable tag change in the others.
+func TestRepositoryAdded(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	publish(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1))
+	w.lacks = "registry.test/added"
+	again := w.candidate("refs/tags/v1.0.0", "a", "A2", 2)
+	again.Repositories = append(again.Repositories, w.lacks)
+	again.Request.Args = map[string]string{"N": "2"}
+	again.Request.ID = again.Request.Hash()
+	refused(t, x, again, imgd.ErrUnchanged, "not reproducible")
+}
+
+// What is no image under a version tag is another hand's, and no outage.
+func TestVersionTagOfNoImage(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	w.tags["v1.0.0"] = digest.FromString("chart")
+	w.noImage = digest.FromString("chart")
+	refused(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1), imgd.ErrConflict, "another hand")
+}
+
+// What is not UTF-8 is written as it will be read.
+func TestNotUTF8(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	x := open(t, dir, w)
+	rel := w.candidate("refs/tags/v1.0.0", "a", "A", 1)
+	rel.Request.Nonce, rel.Request.Reason = "a\xffb", "\xfe"
+	publish(t, x, rel)
+	x.Close()
+	if n := len(open(t, dir, w).Published(0)); n != 1 {
+		t.Errorf("%d releases after opening again, want 1", n)
+	}
+}
+
+// An index that was here and is gone is not silently begun anew.
+func TestIndexGone(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	x := open(t, dir, w)
+	id := x.ID()
+	x.Close()
+	if err := os.Remove(filepath.Join(dir, "images.json")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := index.Open(index.Config{Dir: dir, History: w, Registry: w})
+	if err == nil || !strings.Contains(err.Error(), id) {
+		t.Errorf("got %v, want a refusal that names index %s", err, id)
+	}
 }
 
 func TestOtherKindAndOtherRef(t *testing.T) {

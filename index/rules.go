@@ -149,6 +149,9 @@ func (c claim) takeUnheld(ctx context.Context) error {
 		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.state.made[imageRoot{c.rel.Image, there}] {
 			continue
 		}
+		if errors.Is(err, imgd.ErrInvalid) {
+			return c.conflict("something that is no image", "put into "+repository+" by another hand")
+		}
 		if err != nil {
 			return err
 		}
@@ -181,24 +184,24 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 	return c.owner(), nil
 }
 
-// takeMoving is rule 5: the tag goes to what beats its mark and every claim.
+// takeMoving is rule 5: the tag goes to what beats its claim, which has beaten
+// the mark already, or else its mark. (To ask for the mark again would be wrong
+// where a branch was reset and put back before the reset was published.)
 func (c claim) takeMoving(ctx context.Context) (string, error) {
-	marks := []mark{}
-	if c.tag.Mark != (mark{}) {
-		marks = append(marks, c.tag.Mark)
-	}
+	newest := c.tag.Mark
 	if claimed, ok := c.state.releases[c.tag.Claim]; ok {
-		marks = append(marks, markOf(claimed))
+		newest = markOf(claimed)
 	}
 	if c.want.Kind == version.KindBranch {
 		if in, err := c.ask.inHead(ctx, c.rel.Request, c.rel.Request.Commit); err != nil || !in {
 			return fmt.Sprintf("%s is not in %s any more", c.rel.Request.Commit, c.rel.Request.Ref), err
 		}
 	}
-	for _, m := range marks {
-		if won, err := c.beats(ctx, m); err != nil || !won {
-			return c.behind(m), err
-		}
+	if newest == (mark{}) {
+		return "", nil
+	}
+	if won, err := c.beats(ctx, newest); err != nil || !won {
+		return c.behind(newest), err
 	}
 	return "", nil
 }

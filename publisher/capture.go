@@ -95,7 +95,7 @@ func children(index []byte) ([]ocispec.Descriptor, error) {
 	var found []ocispec.Descriptor
 	for _, m := range list.Manifests {
 		if images.IsIndexType(m.MediaType) {
-			return nil, fmt.Errorf("it lists another index, %s", m.Digest)
+			return nil, fmt.Errorf("it lists another index, %s: %w", m.Digest, errNotImage)
 		}
 		if err := m.Digest.Validate(); err != nil {
 			return nil, fmt.Errorf("it lists %q: %w", m.Digest, err)
@@ -105,7 +105,7 @@ func children(index []byte) ([]ocispec.Descriptor, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, errors.New("it lists no image")
+		return nil, fmt.Errorf("it lists no image: %w", errNotImage)
 	}
 	return found, nil
 }
@@ -177,7 +177,7 @@ func sortPlatforms(manifests []ocispec.Descriptor) error {
 	})
 	for i, m := range manifests {
 		if m.Platform.OS == "" || m.Platform.Architecture == "" {
-			return fmt.Errorf("manifest %s names no platform: is it an image?", m.Digest)
+			return fmt.Errorf("manifest %s names no platform: %w", m.Digest, errNotImage)
 		}
 		if i > 0 && imgd.PlatformName(m.Platform) == imgd.PlatformName(manifests[i-1].Platform) {
 			return fmt.Errorf("two manifests for %s: %s and %s", imgd.PlatformName(m.Platform), manifests[i-1].Digest, m.Digest)

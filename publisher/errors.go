@@ -22,6 +22,10 @@ const (
 	maxErrorText = 500
 )
 
+// errNotImage says that what the registry has is there and is no image: to look
+// again would not help.
+var errNotImage = fmt.Errorf("it is no image: %w", imgd.ErrInvalid)
+
 // statusError is an answer of a registry other than 2xx. Its text has the
 // method, the URL without query, which may hold a signature, the status, what
 // the registry says, and what to do where that is known.

@@ -143,7 +143,7 @@ func mediaType(body []byte, contentType string) (string, error) {
 	}
 	isIndex, isManifest := images.IsIndexType(m.MediaType), images.IsManifestType(m.MediaType)
 	if !isIndex && !isManifest {
-		return "", fmt.Errorf("media type %q is neither an image manifest nor an index", m.MediaType)
+		return "", fmt.Errorf("media type %q is neither an image manifest nor an index: %w", m.MediaType, errNotImage)
 	}
 	if (m.Manifests != nil) != isIndex || (m.Config != nil || m.Layers != nil) != isManifest {
 		return "", fmt.Errorf("it says %s and has other fields", m.MediaType)

@@ -121,7 +121,7 @@ func (a *app) printEvent(seq uint64, data []byte, o output) error {
 	var image, root string
 	var tags []string
 	if len(custom.Records) > 0 {
-		image, root = custom.Records[0].Image, rootOf(custom.Records[0]).String()
+		image, root = custom.Records[0].Image, custom.Records[0].Root().String()
 	}
 	for _, t := range custom.Tags {
 		tags = append(tags, t.Tag)

@@ -11,7 +11,6 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/imgd/imgd"
@@ -156,19 +155,11 @@ func references(records []imgd.Record, repositories []string) []string {
 		if len(repositories) > 0 {
 			name = repositories[0]
 		}
-		if ref := name + "@" + rootOf(r).String(); !slices.Contains(all, ref) {
+		if ref := name + "@" + r.Root().String(); !slices.Contains(all, ref) {
 			all = append(all, ref)
 		}
 	}
 	return all
-}
-
-// rootOf is what the registry answers for the record's tag.
-func rootOf(r imgd.Record) digest.Digest {
-	if r.IndexDigest != "" {
-		return r.IndexDigest
-	}
-	return r.Digest
 }
 
 func moment(t time.Time) string {

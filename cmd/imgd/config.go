@@ -200,17 +200,30 @@ func (c Config) Validate() error {
 	bad(c.Index.Engine == "file", "index.engine", "%q is not known; use file", c.Index.Engine)
 	bad(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level), "log.level", "%q is none of debug, info, warn, error", c.Log.Level)
 	bad(slices.Contains([]string{"auto", "text", "json"}, c.Log.Format), "log.format", "%q is none of auto, text, json", c.Log.Format)
-	names, images := map[string]bool{}, map[string]bool{}
+	bad(!strings.Contains(c.NATS.URL, "@"), "nats.url", "credentials cannot stand in the URL, which others get to see")
+	bad(!strings.ContainsAny(c.Registry.Address, "@/"), "registry.address", "want host[:port], without scheme, path and credentials")
+	return errors.Join(append(errs, c.validateProjects()...)...)
+}
+
+// validateProjects says what is wrong with the projects. No two may share a
+// name, an image, or a repository, whose tags they would settle against each
+// other.
+func (c Config) validateProjects() []error {
+	var errs []error
+	projects, owners := c.projects(cmp.Or(c.Registry.Address, c.Registry.Listen)), map[string]string{}
 	for i, p := range c.Projects {
-		key := fmt.Sprintf("projects[%d] (%s)", i, p.Name)
-		bad(!names[p.Name], key, "the name is used twice")
-		bad(!images[p.Image], key, "image %s is another project's already", p.Image)
-		names[p.Name], images[p.Image] = true, true
+		fail := func(err error) { errs = append(errs, fmt.Errorf("projects[%d] (%s): %w", i, p.Name, err)) }
 		if err := p.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+			fail(err)
+		}
+		for _, thing := range append([]string{"name " + p.Name, "image " + p.Image}, projects[p.Name].Repositories...) {
+			if owner, taken := owners[thing]; taken {
+				fail(fmt.Errorf("%s is used twice, also by project %s", thing, owner))
+			}
+			owners[thing] = p.Name
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func (p ProjectConfig) validate() error {

@@ -5,8 +5,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -25,8 +27,19 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal has its default effect: the process ends at once
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "imgd:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// errUsage marks what was wrong on the command line.
+var errUsage = errors.New("see imgd --help")
+
+// exitCode is 2 for a wrong command line, else 1.
+func exitCode(err error) int {
+	if errors.Is(err, errUsage) {
+		return 2
+	}
+	return 1
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -36,6 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
 	root.AddCommand(serveCommand(stderr), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -61,7 +75,11 @@ gives them back to the queue, and exits 0. A second one exits at once.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, newLog(cfg.Log, stderr))
+			logger := newLog(cfg.Log, stderr)
+			// What libraries print through the standard logger is for debugging.
+			log.SetFlags(0)
+			log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
+			return serve(cmd.Context(), cfg, logger)
 		},
 	}
 	cmd.Flags().StringVar(&flags.data, "data", "", "directory of everything imgd keeps (default /var/lib/imgd)")

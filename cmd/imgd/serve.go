@@ -26,6 +26,8 @@ const (
 	// one may stand admitted before somebody else than its request drives it.
 	sweepEvery = 15 * time.Second
 	openFor    = time.Minute
+	// callTime bounds one call to NATS, of which a lease has time for two.
+	callTime = 5 * time.Second
 	// flushTime bounds the announcing of what is published, and the ending of
 	// HTTP requests, at shutdown. Both go on after the next start.
 	flushTime = 5 * time.Second
@@ -111,7 +113,8 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, d.index.Close)
-	d.bus, err = events.Connect(ctx, events.Config{URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Grace: d.grace(), Log: d.log})
+	d.bus, err = events.Connect(ctx, events.Config{URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
+		Grace: d.grace(), Log: d.log})
 	if err != nil {
 		return closeAll, err
 	}
@@ -123,7 +126,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 
 func (d *daemon) builderConfig() builder.Config {
 	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
-		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: d.cfg.Registry.PlainHTTP, Log: d.log}
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Log: d.log}
 }
 
 // grace is build.grace as events takes it, where 0 means the default.

@@ -1,7 +1,7 @@
 // Package kit holds the real parts that the integration tests and the demo put around the unmodified binaries: a git
 // server, base images made from the local machine, the daemon as a child process, a throwaway containerd that runs an
-// image by digest, and readers for what imgd leaves behind. It knows imgd by its command line, files and network formats
-// only, and imports none of its packages.
+// image by digest, gates that hold what imgd says to its registry and to NATS, and readers for what imgd leaves behind. It
+// knows imgd by its command line, files and network formats only, and imports none of its packages.
 package kit
 
 import (

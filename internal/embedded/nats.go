@@ -12,7 +12,6 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -148,15 +147,6 @@ func (n *NATS) fail(err error) {
 
 // URL is the server's address for clients on this machine.
 func (n *NATS) URL() string { return n.url }
-
-// Connect connects without a socket.
-func (n *NATS) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	conn, err := nats.Connect("", append(opts, nats.InProcessServer(n.server))...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to nats: %w", err)
-	}
-	return conn, nil
-}
 
 // Failed delivers the failure, at most one, after which the server is of no
 // use and has to be closed.

@@ -56,7 +56,7 @@ func TestNATSKeepsMessagesOverRestart(t *testing.T) {
 	first.Close() // harmless
 
 	second := startNATS(t, dir)
-	conn, err := second.Connect(nats.Name("test"))
+	conn, err := nats.Connect(second.URL())
 	if err != nil {
 		t.Fatal(err)
 	}

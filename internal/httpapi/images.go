@@ -129,7 +129,7 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 		return a.unknown(all, image, tag)
 	}
 	return answer(w, http.StatusOK, TagAnswer{
-		Image: image, Tag: tag, Root: rootOf(records[0]), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
+		Image: image, Tag: tag, Root: records[0].Root(), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
 	})
 }
 
@@ -167,14 +167,6 @@ func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
 		}
 	}
 	return found
-}
-
-// rootOf is what the registry answers for the record's tag.
-func rootOf(r imgd.Record) digest.Digest {
-	if r.IndexDigest != "" {
-		return r.IndexDigest
-	}
-	return r.Digest
 }
 
 // repositories are those that config has for the image, in its order, else

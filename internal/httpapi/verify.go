@@ -119,7 +119,7 @@ func (a *API) settled(ctx context.Context, q query, image, tag string) (*Verific
 		}
 		claim, _ := a.Index.Wanted(image, tag)
 		all, seq := a.Index.Records()
-		if records := ofTag(all, image, tag); len(records) == 0 || rootOf(records[0]) != v.Want {
+		if records := ofTag(all, image, tag); len(records) == 0 || records[0].Root() != v.Want {
 			continue // the tag names something else since
 		}
 		if claim.Root.Digest == v.Want {
@@ -161,7 +161,7 @@ func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verific
 	if len(records) == 0 {
 		return nil, a.unknown(all, image, tag)
 	}
-	v := &Verification{Image: image, Tag: tag, Want: rootOf(records[0]), Records: records, Seq: seq}
+	v := &Verification{Image: image, Tag: tag, Want: records[0].Root(), Records: records, Seq: seq}
 	for _, repository := range a.repositories(image, records[0].Release) {
 		found, err := a.Registry.Resolve(ctx, repository, tag)
 		if err != nil && !errors.Is(err, imgd.ErrNotFound) {
