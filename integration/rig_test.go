@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd/integration/kit"
@@ -99,9 +100,9 @@ type rig struct {
 // newRig starts everything. The repository has one commit, tagged gitTag.
 func newRig(t *testing.T, buildkitd *kit.Buildkitd) *rig {
 	t.Helper()
-	nats, registry := startNATS(t), startRegistry(t)
+	queue, registry := startNATS(t), startRegistry(t)
 	first := &kit.Daemon{Dir: t.TempDir()}
-	r := &rig{dir: first.Dir, data: first.Data(), nats: nats.URL(), registry: registry.Address()}
+	r := &rig{dir: first.Dir, data: first.Data(), nats: queue.URL(), registry: registry.Address()}
 	lines, err := kit.StartLineGate(r.nats)
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +113,7 @@ func newRig(t *testing.T, buildkitd *kit.Buildkitd) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { calls.Close() })
-	conn, err := nats.Connect()
+	conn, err := nats.Connect(r.nats)
 	if err != nil {
 		t.Fatal(err)
 	}
