@@ -18,6 +18,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/dockercontainer"
 	_ "github.com/moby/buildkit/client/connhelper/kubepod"
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -186,7 +187,11 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 	if err != nil {
 		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), answers: func() error { return b.Ping(ctx) }, limit: limit, file: opt.FrontendAttrs["filename"]})
 	}
-	return pushed(resp.ExporterResponse)
+	root, err := pushed(resp.ExporterResponse)
+	if err == nil {
+		b.cfg.Log.Info("image is built and pushed by digest", "request", req.ID, exptypes.ExporterImageDigestKey, root.Digest)
+	}
+	return root, err
 }
 
 // solve runs the build and follows its status to the end, without which Solve

@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,9 +126,14 @@ func TestBuildFails(t *testing.T) {
 		{name: "killed", dockerfile: shell + "RUN sh -c 'kill -9 $$'; exit $?\n",
 			want: imgd.BuildError{Message: "memory", File: "Dockerfile", Line: 3, ExitCode: 137}},
 		{name: "parse", dockerfile: "FROM scratch\n\nRUNN true\n", want: imgd.BuildError{Message: "RUNN", File: "Dockerfile", Line: 3}},
-		{name: "command in a directory", dockerfile: "FROM scratch\n", want: imgd.BuildError{Message: "exit code: 3", File: "svc/Dockerfile", Line: 3, ExitCode: 3},
+		{name: "command in a directory", dockerfile: "FROM scratch\n", want: imgd.BuildError{Message: "the command failed with exit code 3: [2/2] RUN exit 3", File: "svc/Dockerfile", Line: 3, ExitCode: 3},
 			change: func(p *imgd.Project, _ *imgd.Request) { p.Context = "svc" }},
 		{name: "copy", dockerfile: "FROM scratch\nCOPY nothing /\n", want: imgd.BuildError{Message: "nothing", File: "Dockerfile", Line: 2}},
+		{name: "copy of an odd name", dockerfile: "FROM scratch\nCOPY [\"a blob x\", \"/\"]\n", want: imgd.BuildError{Message: "not found", File: "Dockerfile", Line: 2}},
+		{name: "a directory", dockerfile: "FROM scratch\n", want: imgd.BuildError{Message: "not a regular file", File: "svc"},
+			change: func(p *imgd.Project, _ *imgd.Request) { p.Dockerfile = "svc" }},
+		{name: "output that steers a terminal", dockerfile: shell + "RUN printf '\\033[2Jgone\\n'; exit 2\n",
+			want: imgd.BuildError{Message: "\n[2Jgone", File: "Dockerfile", Line: 3, ExitCode: 2}},
 		{name: "empty", dockerfile: "\n", want: imgd.BuildError{Message: "no instructions", File: "Dockerfile", Line: 1}},
 		{name: "no Dockerfile", dockerfile: "FROM scratch\n", want: imgd.BuildError{Message: "no such file", File: "Other"},
 			change: func(p *imgd.Project, _ *imgd.Request) { p.Dockerfile = "Other" }},
@@ -420,6 +427,62 @@ func TestPingVersion(t *testing.T) {
 
 // A buildkitd that is killed takes its builds along; that is nobody's fault, and
 // the same builder goes on with the next one.
+// A buildkitd that hangs until time is up is not the Dockerfile's fault.
+func TestBuildkitdHangs(t *testing.T) {
+	t.Parallel()
+	if world == nil {
+		t.Skip("needs root and bin/buildkitd (make tools)")
+	}
+	dir := t.TempDir()
+	bk, err := embedded.StartBuildkitd(t.Context(), embedded.BuildkitdConfig{
+		Binary: "../bin/buildkitd", Dir: dir, Probe: builder.Probe, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBuilder(t, func(c *builder.Config) { c.Address = bk.Address() })
+	r := newRepo(t, map[string]string{"Dockerfile": shell + "RUN echo started; sleep 60\n", "busybox": "busybox"})
+	p, req := r.ask()
+	p.Timeout = 5 * time.Second
+	ended := make(chan error, 1)
+	go func() {
+		_, err := b.Build(t.Context(), p, req)
+		ended <- err
+	}()
+	waitForLog(t, b, req.ID, "c3RhcnRlZA")
+	stop(t, filepath.Join(dir, "buildkitd.toml"), syscall.SIGSTOP)
+	var fault *imgd.BuildError
+	if err := <-ended; err == nil || errors.As(err, &fault) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("got %v, want a plain error that says so", err)
+	}
+	stop(t, filepath.Join(dir, "buildkitd.toml"), syscall.SIGCONT)
+	expired, expire := context.WithCancel(t.Context())
+	expire()
+	if err := bk.Close(expired); err != nil {
+		t.Error(err)
+	}
+}
+
+// stop signals the processes that have text in their command line, the
+// unshare around buildkitd left out.
+func stop(t *testing.T, text string, signal syscall.Signal) {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		line, _ := os.ReadFile(path) // it may have ended
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil || !strings.Contains(string(line), text) || strings.HasPrefix(string(line), "unshare") {
+			continue
+		}
+		if err := syscall.Kill(pid, signal); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestBuildkitdDies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

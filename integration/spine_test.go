@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,10 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/integration/kit"
 )
 
@@ -219,6 +223,9 @@ func TestRelease(t *testing.T) {
 	if m := exported.FindSubmatch(log); m == nil || string(m[1]) != digest {
 		t.Errorf("BuildKit exported %s, the record says %s", m, digest)
 	}
+	if built := s.builtDigest(requestOf(records[0])); built != digest {
+		t.Errorf("BuildKit answered containerimage.digest %s, the record says %s", built, digest)
+	}
 	event := s.published(1)[0]
 	if event.Purl.Version != digest || event.Purl.Qualifiers.Map()["tag"] != "v1.2.3" || event.Purl.Qualifiers.Map()["repository_url"] != s.daemon.Registry+"/"+image {
 		t.Errorf("purl %s, want digest %s and tag v1.2.3", event.Purl, digest)
@@ -237,6 +244,22 @@ func TestRelease(t *testing.T) {
 	labels(t, s.daemon.Registry+"/"+image+"@"+digest, map[string]string{
 		"org.opencontainers.image.version": "v1.2.3", "org.opencontainers.image.revision": commit,
 		"org.opencontainers.image.source": strings.TrimSuffix(s.repo.URL, ".git"), "org.opencontainers.image.created": "2026-11-21T10:01:00Z", "env": "test"})
+}
+
+// builtDigest is the containerimage.digest that BuildKit answered, by imgd's
+// log.
+func (s *site) builtDigest(request string) string {
+	s.Helper()
+	for line := range strings.Lines(s.daemon.Log()) {
+		var entry struct {
+			Request string `json:"request"`
+			Digest  string `json:"containerimage.digest"`
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Request == request && entry.Digest != "" {
+			return entry.Digest
+		}
+	}
+	return "none"
 }
 
 func requestOf(r kit.Record) string {
@@ -261,6 +284,28 @@ func labels(t *testing.T, ref string, want map[string]string) {
 			t.Errorf("label %s: got %q, want %q", key, got, value)
 		}
 	}
+}
+
+// queued publishes a request as any NATS client may, and waits until it stands
+// there.
+func (s *site) queued(req imgd.Request, state string) {
+	s.Helper()
+	conn, err := nats.Connect(s.daemon.NATS)
+	s.must(err)
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	s.must(err)
+	_, err = js.Publish(s.Context(), "imgd.requests."+req.Project+".branch", fmt.Appendf(nil, `{"schema":1,"ref":%q,"commit":%q}`, req.Ref, req.Commit))
+	s.must(err)
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	defer cancel()
+	s.must(kit.Wait(ctx, func(ctx context.Context) error {
+		got, err := kit.Get(ctx, s.daemon.HTTP+"/v1/requests/"+req.Hash())
+		if err == nil && !strings.Contains(string(got), `"state":"`+state+`"`) {
+			err = fmt.Errorf("it is not %s: %s", state, got)
+		}
+		return err
+	}))
 }
 
 // scratchFiles build in a second: no toolchain.
@@ -328,6 +373,11 @@ func TestRefsAndCommits(t *testing.T) {
 	})
 	t.Run("a ref that is gone", func(t *testing.T) {
 		s.exit(6, "build", "hello", "--ref", "gone", "--wait")
+		s.must(s.repo.Branch(t.Context(), "short-lived", "main"))
+		gone := s.commit("four", map[string]string{"data": "four"})
+		s.must(s.repo.Checkout(t.Context(), "main"))
+		s.must(s.repo.DeleteRef(t.Context(), "refs/heads/short-lived"))
+		s.queued(imgd.Request{Project: "hello", Ref: "refs/heads/short-lived", Commit: gone}, "superseded")
 		s.agree(5)
 	})
 	t.Run("a Dockerfile that fails", func(t *testing.T) {
