@@ -105,7 +105,22 @@ func (c *containerd) close() error {
 	if c.child != nil {
 		err = errors.Join(c.endTask(ctx), c.ended(c.child.stop(ctx, syscall.SIGTERM)))
 	}
-	return errors.Join(err, removeDirs(c.run, c.root))
+	return errors.Join(err, removeCgroups(c.id), removeDirs(c.run, c.root))
+}
+
+// removeCgroups removes the empty cgroups of that name, which runc leaves behind for the namespace, and those below.
+func removeCgroups(name string) error {
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		tops, _ := filepath.Glob(filepath.Join(pattern, name)) // errs on bad patterns only
+		for _, top := range tops {
+			below, _ := filepath.Glob(filepath.Join(top, name)) // the container's, which has the same name
+			for _, group := range append(below, top) {
+				errs = append(errs, os.Remove(group))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // endTask does nothing after a run that came to its end: `ctr run --rm` has removed the container then.
