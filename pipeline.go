@@ -121,16 +121,19 @@ type Pipeline struct {
 // tells report each stage. Recovery is this same way again: every effect is
 // found done by looking at the index or the registry.
 func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State)) (Release, error) {
-	if rel, done, err := p.standing(ctx, *req, report); done {
-		return rel, err
+	first, done, err := p.standing(ctx, *req, report)
+	if done {
+		return first, err
 	}
 	report(Resolving)
 	if err := p.Resolve(ctx, req); err != nil {
 		return Release{}, err
 	}
-	known, done, err := p.standing(ctx, *req, report)
-	if done {
-		return known, err
+	known := first
+	if now, _ := p.Lookup.Newest(req.ID); now.ID != first.ID { // resolving told the ID, or took its time
+		if known, done, err = p.standing(ctx, *req, report); done {
+			return known, err
+		}
 	}
 	rel, err := p.admit(ctx, *req, known, report)
 	if err != nil {
@@ -165,8 +168,9 @@ func (p *Pipeline) standing(ctx context.Context, req Request, report func(State)
 		}
 		newest = driven
 	}
-	if newest.Why == RootLost {
-		return newest, false, p.giveBack(ctx, newest)
+	if newest.Why == RootLost { // what it owes others comes first: req may end before it is built again
+		err := p.giveBack(ctx, newest)
+		return newest, err != nil, err
 	}
 	if later {
 		return newest, false, nil

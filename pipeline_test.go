@@ -55,28 +55,30 @@ func TestFaults(t *testing.T) {
 func TestFaultsAfterLoss(t *testing.T) {
 	for _, effect := range []string{"capture", "abandon", "untag", "ask"} {
 		for _, mode := range []string{"fails", "fails but took effect", "interrupted before", "interrupted after", "repeated"} {
-			t.Run(effect+"/"+mode, func(t *testing.T) {
-				w := newWorld(t)
-				w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
-				older := w.admit(request("refs/tags/v1.0.0", 1))
-				newer := w.admit(request("refs/tags/v1.0.1", 2)) // makes the older one's claim on latest lapse
-				if rel, err := w.pipeline().Drive(t.Context(), older); err != nil || len(rel.Taken()) != 1 {
-					t.Fatalf("got %v, %v; want only v1.0.0", rel.Taken(), err)
-				}
-				delete(w.roots, newer.Root.Digest)
-				w.fault = fault{effect, mode, 1}
-				rel, err := w.deliver(request("refs/tags/v1.0.1", 2))
-				if w.fault.left != 0 {
-					t.Fatalf("the fault was not met; effects %v", w.effects)
-				}
-				if err != nil || rel.ID == newer.ID || rel.State != imgd.ReleasePublished {
-					t.Fatalf("got %s %s, %v; want a second release", rel.ID, rel.State, err)
-				}
-				w.check()
-				if len(w.asked) == 0 || w.asked[0].Ref != "refs/tags/v1.0.0" {
-					t.Errorf("the request whose claim had lapsed was not asked anew: %v", w.asked)
-				}
-			})
+			for _, times := range []int{1, 2, 3} {
+				t.Run(fmt.Sprint(effect, "/", mode, "/", times), func(t *testing.T) {
+					w := newWorld(t)
+					w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
+					older := w.admit(request("refs/tags/v1.0.0", 1))
+					newer := w.admit(request("refs/tags/v1.0.1", 2)) // makes the older one's claim on latest lapse
+					if rel, err := w.pipeline().Drive(t.Context(), older); err != nil || len(rel.Taken()) != 1 {
+						t.Fatalf("got %v, %v; want only v1.0.0", rel.Taken(), err)
+					}
+					delete(w.roots, newer.Root.Digest)
+					w.fault = fault{effect, mode, times}
+					rel, err := w.deliver(request("refs/tags/v1.0.1", 2))
+					if w.fault.left == times {
+						t.Fatalf("the fault was not met; effects %v", w.effects)
+					}
+					if err != nil || rel.ID == newer.ID || rel.State != imgd.ReleasePublished {
+						t.Fatalf("got %s %s, %v; want a second release", rel.ID, rel.State, err)
+					}
+					w.check()
+					if len(w.asked) == 0 || w.asked[0].Ref != "refs/tags/v1.0.0" {
+						t.Errorf("the request whose claim had lapsed was not asked anew: %v", w.asked)
+					}
+				})
+			}
 		}
 	}
 }

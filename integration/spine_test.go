@@ -153,6 +153,7 @@ func (s *site) published(n int) []*kit.Published {
 // nothing is told that is not so.
 func (s *site) agree(releases int) {
 	s.Helper()
+	events := s.published(releases)
 	images, err := kit.ReadImages(s.daemon.Data())
 	s.must(err)
 	for _, r := range images.Records {
@@ -165,7 +166,7 @@ func (s *site) agree(releases int) {
 			s.Errorf("%s:%s: the registry says %s (%v), images.json %s", r.Image, r.Tag, got, err, root)
 		}
 	}
-	for _, event := range s.published(releases) {
+	for _, event := range events {
 		for _, r := range event.Custom.Records {
 			if !s.inHistory(images, r) {
 				s.Errorf("event %s tells of %s:%s %s, which images.json does not know", event.ID, r.Image, r.Tag, r.Digest)
