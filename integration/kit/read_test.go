@@ -1,6 +1,7 @@
 package kit_test
 
 import (
+	"context"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -142,8 +143,17 @@ func TestLeftoversFindsAProcess(t *testing.T) {
 			}
 			pid := fmt.Sprintf("process %d:", cmd.Process.Pid)
 			found := func(left string) bool { return strings.HasPrefix(left, pid) }
-			if left := kit.Leftovers(dir); !slices.ContainsFunc(left, found) {
-				t.Errorf("%s is not in %v", pid, left)
+			// For a moment after the exec the kernel shows no command line.
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
+			defer cancel()
+			err = kit.Wait(ctx, func(context.Context) error {
+				if left := kit.Leftovers(dir); !slices.ContainsFunc(left, found) {
+					return fmt.Errorf("%s is not in %v", pid, left)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
 			}
 			_ = stdin.Close()
 			_ = cmd.Process.Kill()
