@@ -174,7 +174,7 @@ func TestSameRequestRunsOnce(t *testing.T) {
 	acks := tap(t, s)
 	running(t, consume(b, h))
 	first := ask(t, b, "refs/heads/main")
-	receive(t, h.started, "first")
+	wait(t, b, first.ID, func(st imgd.Status) bool { return st.State == imgd.Building })
 	second := ask(t, b, "refs/heads/main")
 	if first.ID != second.ID {
 		t.Fatalf("IDs differ: %s and %s", first.ID, second.ID)
