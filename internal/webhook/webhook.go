@@ -1,0 +1,2 @@
+// Package webhook turns a forge's signed webhook into requests.
+package webhook
