@@ -170,6 +170,49 @@ type Status struct {
 	AskedAt   time.Time    `json:"askedAt"`
 	StartedAt time.Time    `json:"startedAt,omitzero"` // of the last try
 	EndedAt   time.Time    `json:"endedAt,omitzero"`   // of a final state
+
+	// The rest of the ask, as in Request: what an operator wants to see of it,
+	// and all it takes to ask again.
+	By        string            `json:"by,omitempty"`
+	Reason    string            `json:"reason,omitempty"`
+	Force     bool              `json:"force,omitempty"`
+	Rebuild   bool              `json:"rebuild,omitempty"`
+	Nonce     string            `json:"nonce,omitempty"`
+	Args      map[string]string `json:"args,omitempty"`
+	Target    string            `json:"target,omitempty"`
+	Platforms []string          `json:"platforms,omitempty"`
+}
+
+// StatusOf is where req stands, without tries, error and release.
+func StatusOf(req Request, state State) Status {
+	return Status{Request: req.ID, Project: req.Project, Ref: req.Ref, Commit: req.Commit, State: state, AskedAt: req.AskedAt,
+		By: req.By, Reason: req.Reason, Force: req.Force, Rebuild: req.Rebuild, Nonce: req.Nonce,
+		Args: req.Args, Target: req.Target, Platforms: req.Platforms}
+}
+
+// Again is the same request, to be asked anew: its ID and its nonce stay.
+func (s Status) Again() Request {
+	return Request{ID: s.Request, Project: s.Project, Ref: s.Ref, Commit: s.Commit, By: s.By, Reason: s.Reason, Force: s.Force,
+		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms}
+}
+
+// A StatusFilter chooses states. What is empty may be anything.
+type StatusFilter struct {
+	Project string
+	State   State
+}
+
+// A Letter is a dead letter: a message of the queue that nobody could handle,
+// kept until an operator puts it there again or throws it away.
+type Letter struct {
+	ID      string    `json:"id"`                // dead-<sequence>
+	Request string    `json:"request,omitempty"` // empty: it could not be read
+	Project string    `json:"project"`
+	Reason  string    `json:"reason"`
+	Tries   int       `json:"tries"`
+	At      time.Time `json:"at"`      // when it was given up
+	Subject string    `json:"subject"` // it had in the queue
+	Body    string    `json:"body"`    // its bytes; what is not UTF-8 is replaced
 }
 
 // EndedFor reports whether the request has ended, for who asked at askedAt.
@@ -197,7 +240,8 @@ const (
 	ReleaseAbandoned ReleaseState = "abandoned" // gave its claims back
 )
 
-// Why a release was abandoned.
+// Why a release was abandoned. Any other text says who refused it, the registry
+// or an operator, and why: its request has failed.
 const (
 	RootLost   = "root-lost"  // the registry no longer has its root: the request builds again
 	LostClaims = "superseded" // newer releases took every tag it claimed
@@ -354,7 +398,26 @@ var (
 	ErrUnchanged = errors.New("unchanged")
 	// ErrNotFound: the registry, or git, does not have what was asked for.
 	ErrNotFound = errors.New("not found")
+	// ErrRefused: the registry will never do it, or an operator has dropped it.
+	ErrRefused = errors.New("refused")
 )
+
+// RetryDelay is how long to wait before the next try, after so many: 5 s, 15 s,
+// 1 m, 5 m, then 15 m.
+func RetryDelay(tries int) time.Duration {
+	delays := [...]time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
+	return delays[min(max(tries, 1), len(delays))-1]
+}
+
+// A Drift is a tag that names in a registry what the index does not want there.
+type Drift struct {
+	Image      string        `json:"image"`
+	Repository string        `json:"repository"` // registry/name
+	Tag        string        `json:"tag"`
+	Wanted     digest.Digest `json:"wanted,omitempty"` // root, empty: nothing of imgd's
+	Found      digest.Digest `json:"found,omitempty"`  // empty: the tag is not there
+	Generation uint64        `json:"generation"`       // of the tag in the index
+}
 
 // A BuildError says that the Dockerfile failed, which another try would only
 // repeat.

@@ -71,6 +71,11 @@ type Index interface {
 	// write: the commit point. Publishing a published one answers it as it is.
 	// ErrSuperseded if it has lost every claim, or was abandoned.
 	Publish(ctx context.Context, id string) (Release, error)
+	// Forgo gives back one claim of an admitted release, for a tag that the
+	// registry refuses, and answers the release with the reason at that tag. Of
+	// a tag that it does not claim, and of a release that is not admitted any
+	// more, nothing changes. Safe to repeat.
+	Forgo(ctx context.Context, id, tag, reason string) (Release, error)
 	// Abandon gives the claims of an admitted release back and answers it.
 	// Of a published or an abandoned one nothing changes.
 	Abandon(ctx context.Context, id, why string) (Release, error)

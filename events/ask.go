@@ -64,8 +64,7 @@ func (b *Bus) queued(ctx context.Context, req *imgd.Request, seq uint64, untimed
 	if req.Commit == "" {
 		return nil
 	}
-	st := imgd.Status{Request: req.ID, Project: req.Project, Ref: req.Ref, Commit: req.Commit, State: imgd.Queued, AskedAt: req.AskedAt}
-	_, err := b.advance(ctx, st, 0)
+	_, err := b.advance(ctx, imgd.StatusOf(*req, imgd.Queued), 0)
 	return err
 }
 

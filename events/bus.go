@@ -18,6 +18,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/imgd/imgd"
 )
 
 // Defaults of Config.
@@ -46,7 +48,7 @@ type Config struct {
 	Lease   time.Duration                 // how long a request stays taken without a sign of life; default 30s
 	Grace   time.Duration                 // how long Consume lets handlers finish; default 2m, negative: not at all
 	Timeout time.Duration                 // of one call to NATS, well below Lease; default 5s
-	Retry   func(tries int) time.Duration // delay before the next try; default RetryDelay
+	Retry   func(tries int) time.Duration // delay before the next try; default imgd.RetryDelay
 	Now     func() time.Time              // default time.Now
 	Log     *slog.Logger                  // default: none
 }
@@ -60,7 +62,7 @@ func (c Config) withDefaults() Config {
 	c.Timeout = orElse(c.Timeout, defaultTimeout)
 	c.Log = orElse(c.Log, slog.New(slog.DiscardHandler))
 	if c.Retry == nil {
-		c.Retry = RetryDelay
+		c.Retry = imgd.RetryDelay
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -229,8 +229,9 @@ func (w *worker) tell(ctx context.Context, d *delivery, st imgd.Status) error {
 }
 
 func (d *delivery) status(s imgd.State) imgd.Status {
-	return imgd.Status{Request: d.req.ID, Project: d.req.Project, Ref: d.req.Ref, Commit: d.req.Commit, State: s, Tries: d.tries,
-		AskedAt: d.req.AskedAt, StartedAt: stamp(d.started)}
+	st := imgd.StatusOf(d.req, s)
+	st.Tries, st.StartedAt = d.tries, stamp(d.started)
+	return st
 }
 
 // finish does with the message what the end table says of the answer.

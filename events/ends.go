@@ -3,7 +3,6 @@ package events
 import (
 	"errors"
 	"strings"
-	"time"
 
 	"github.com/imgd/imgd"
 )
@@ -53,10 +52,4 @@ func because(kind string, err error) *imgd.StatusError {
 		message = message[:maxMessage]
 	}
 	return &imgd.StatusError{Kind: kind, Message: strings.ToValidUTF8(message, "?")}
-}
-
-// RetryDelay is how long a request waits after its tries so far.
-func RetryDelay(tries int) time.Duration {
-	delays := [...]time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
-	return delays[min(max(tries, 1), len(delays))-1]
 }

@@ -98,7 +98,7 @@ func TestRetryIsSeen(t *testing.T) {
 func TestRetryDelay(t *testing.T) {
 	want := []time.Duration{5 * time.Second, 5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, 15 * time.Minute}
 	for tries, want := range want {
-		if got := events.RetryDelay(tries); got != want {
+		if got := imgd.RetryDelay(tries); got != want {
 			t.Errorf("after %d tries: got %s, want %s", tries, got, want)
 		}
 	}
