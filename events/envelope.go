@@ -160,3 +160,10 @@ func mainTag(rel imgd.Release) string {
 	}
 	return taken[0].Name
 }
+
+// EndEnvelope is the event of a request's end: the subject it goes to and its
+// bytes, which are the same for the same state. image is the project's.
+func EndEnvelope(st imgd.Status, image, indexID string) (subject string, body []byte, err error) {
+	body, err = marshal(st)
+	return eventSubject(string(st.State), image, fmt.Sprintf("%s-%d", st.Request, st.AskedAt.UnixMilli())), body, err
+}
