@@ -2,30 +2,25 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
 // A build is what the flags of build say.
 type build struct {
-	*app
-	project  string
-	ask      httpapi.Build
-	wait     bool
-	progress string
-	output   output
+	waiting
+	project string
+	ask     httpapi.Build
+	wait    bool
+	output  output
 }
 
 func (a *app) buildCommand() *cobra.Command {
 	formats := []string{"table", "json", "yaml", "digest", "template"}
-	b := build{app: a}
+	b := build{waiting: waiting{app: a, display: a.stderr}}
 	var format string
 	cmd := &cobra.Command{
 		Use:   "build PROJECT --ref REF",
@@ -58,7 +53,7 @@ Interrupted, it stops waiting; the build goes on.`,
 	flags.BoolVar(&b.ask.Rebuild, "rebuild", false, "build again what is published")
 	flags.BoolVar(&b.ask.Force, "force", false, "replace what an immutable tag names; needs --reason")
 	flags.StringVar(&b.ask.Reason, "reason", "", "why; kept in the history")
-	flags.StringVar(&b.progress, "progress", "auto", progressHelp())
+	b.progressFlag(cmd)
 	flags.StringVarP(&format, "output", "o", "table", outputHelp(formats...))
 	return cmd
 }
@@ -75,7 +70,7 @@ func (b *build) check() error {
 	case strings.ContainsAny(b.project, "/?#%"):
 		return usage("%q is not a project; config names them, and an image is not one", b.project)
 	}
-	return checkProgress(b.progress, b.stderr)
+	return b.checkProgress()
 }
 
 func (b *build) run(ctx context.Context) error {
@@ -92,88 +87,13 @@ func (b *build) run(ctx context.Context) error {
 		b.say("follow it with: imgctl logs -f %s", asked.Request)
 		return b.output.print(b.stdout, askedResult(asked))
 	}
-	answer, err := b.await(ctx, asked)
-	if end := stopped(ctx, "; the build goes on, see it with: imgctl logs -f "+asked.Request); end != nil && !answer.State.Final() {
-		return end
-	}
-	if err != nil {
-		return err
-	}
-	return b.end(answer)
+	// What stood before is the log of an earlier build.
+	return b.finish(ctx, asked, asked.Before.Final(), b.output)
 }
 
 func askedResult(asked httpapi.Asked) result {
 	return result{items: []httpapi.Asked{asked}, table: func(row func(...string)) {
 		row("REQUEST", "PROJECT", "REF", "COMMIT")
-		row(asked.Request, asked.Project, asked.Ref, asked.Commit)
+		row(orDash(asked.Request), asked.Project, orDash(asked.Ref), orDash(asked.Commit))
 	}}
-}
-
-// pollTime is how long the daemon holds one look at the state open.
-const pollTime = 30 * time.Second
-
-// await shows the build until the request has ended, for this ask.
-func (b *build) await(ctx context.Context, asked httpapi.Asked) (httpapi.RequestAnswer, error) {
-	var answer httpapi.RequestAnswer
-	since := url.Values{"askedAt": {asked.AskedAt.Format(time.RFC3339Nano)}}
-	if b.progress != "quiet" {
-		query := url.Values{"follow": {"1"}}
-		if asked.Before.Final() { // the log there is is of an earlier build
-			query["askedAt"] = since["askedAt"]
-		}
-		if err := b.followLog(ctx, asked.Request, query, show(b.stderr, b.progress)); err != nil {
-			return answer, err
-		}
-	}
-	since.Set("wait", pollTime.String())
-	for !answer.EndedFor(asked.AskedAt) {
-		err := b.insist(ctx, func() error { return b.client().get(ctx, "/v1/requests/"+asked.Request, since, &answer) })
-		if err != nil {
-			return httpapi.RequestAnswer{}, err
-		}
-	}
-	return answer, nil
-}
-
-// end prints what the request came to, or is the error that it ended with.
-func (b *build) end(r httpapi.RequestAnswer) error {
-	message := ""
-	if r.Error != nil {
-		message = ": " + r.Error.Message
-	}
-	switch r.State {
-	case imgd.Published:
-		b.say("published %s: %s", r.Image, outcomes(r.Tags))
-	case imgd.Unchanged, imgd.Superseded:
-		b.say("%s%s", r.State, message)
-	default:
-		return &exitError{endCode(r), fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
-	}
-	return b.output.print(b.stdout, recordsResult(r.Records, r.Repositories))
-}
-
-// outcomes are the tags that were taken, and why others were not.
-func outcomes(tags []httpapi.Outcome) string {
-	var taken, not []string
-	for _, t := range tags {
-		if t.Reason == "" {
-			taken = append(taken, t.Tag)
-		} else {
-			not = append(not, "; not "+t.Tag+", which "+t.Reason)
-		}
-	}
-	return strings.Join(taken, ", ") + strings.Join(not, "")
-}
-
-// endCode is the exit code of a request that brought nothing.
-func endCode(r httpapi.RequestAnswer) httpapi.Code {
-	switch {
-	case r.State == imgd.Conflicted:
-		return httpapi.CodeConflict
-	case r.State == imgd.Cancelled:
-		return httpapi.CodeCancelled
-	case r.State == imgd.Failed && r.Error != nil && r.Error.Kind == "build":
-		return httpapi.CodeBuildFailed
-	}
-	return httpapi.CodeFailed
 }

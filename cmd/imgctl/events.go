@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,44 +11,80 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd"
 )
 
+// A view is what the flags of events say.
+type view struct {
+	since  uint64
+	follow bool
+	image  string
+	what   []string
+}
+
 func (a *app) eventsCommand() *cobra.Command {
 	formats := []string{"table", "json"}
 	var format string
-	var since uint64
-	var follow bool
+	var v view
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what imgd has told the world",
-		Long: `Show the events of stream IMGD_EVENTS. With -o json each is a line: the CloudEvent as its
-subscribers get it.`,
+		Long: `Show the events of stream IMGD_EVENTS: published, deleted, failed, conflict, superseded, dead, drift.
+With -o json each is a line: the CloudEvent as its subscribers get it. Followed with -f, each is shown
+once, also across lost connections and restarts of the daemon.`,
 		Example: `  imgctl events
   imgctl events -f --since 17
-  imgctl events -o json`,
-		Args: between(0, 0, "no arguments"),
+  imgctl events --what failed,dead,conflict --image demo/hello -o json`,
+		Args: between(0, 0, "no arguments; --image NAME and --what KIND choose"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := parseOutput(format, formats...)
 			if err != nil {
 				return err
 			}
-			return a.events(cmd, since, follow, o)
+			return a.events(cmd, v, o)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
-	cmd.Flags().Uint64Var(&since, "since", 0, "show those after this sequence of IMGD_EVENTS")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more")
+	flags := cmd.Flags()
+	flags.StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	flags.Uint64Var(&v.since, "since", 0, "show those after this sequence of IMGD_EVENTS")
+	flags.BoolVarP(&v.follow, "follow", "f", false, "wait for more")
+	flags.StringVar(&v.image, "image", "", "only those of this image")
+	flags.StringSliceVar(&v.what, "what", nil, "only those of these kinds, separated by commas")
 	return cmd
+}
+
+// query asks for the rest of what is to be seen.
+func (v view) query() url.Values {
+	query := url.Values{"since": {strconv.FormatUint(v.since, 10)}, "follow": {strconv.FormatBool(v.follow)}}
+	if v.image != "" {
+		query.Set("image", v.image)
+	}
+	if len(v.what) > 0 {
+		query.Set("what", strings.Join(v.what, ","))
+	}
+	return query
+}
+
+// command is the one that shows the rest.
+func (v view) command() string {
+	command := "imgctl events -f --since " + strconv.FormatUint(v.since, 10)
+	if v.image != "" {
+		command += " --image " + v.image
+	}
+	if len(v.what) > 0 {
+		command += " --what " + strings.Join(v.what, ",")
+	}
+	return command
 }
 
 // events shows each event once: after a lost connection it goes on behind the
 // last one it has shown.
-func (a *app) events(cmd *cobra.Command, since uint64, follow bool, o output) error {
+func (a *app) events(cmd *cobra.Command, v view, o output) error {
 	otherwise := callTime
-	if follow {
+	if v.follow {
 		otherwise = 0
 	}
 	ctx, cancel := a.within(cmd, otherwise)
@@ -56,13 +93,12 @@ func (a *app) events(cmd *cobra.Command, since uint64, follow bool, o output) er
 		if o.format != "table" {
 			return nil
 		}
-		return a.row("SEQ", "TIME", "WHAT", "IMAGE", "TAGS", "DIGEST")
+		return a.row("SEQ", "TIME", "WHAT", "IMAGE", "TAGS", "DIGEST OR REASON")
 	})
 	c := a.client()
 	heard := false // so the daemon can be reached, and lost
 	err := a.insist(ctx, func() error {
-		query := url.Values{"since": {strconv.FormatUint(since, 10)}, "follow": {strconv.FormatBool(follow)}}
-		err := c.stream(ctx, "/v1/events", query, func(e event) error {
+		err := c.stream(ctx, "/v1/events", v.query(), func(e event) error {
 			heard = true
 			if err := head(); err != nil || e.name != "" {
 				return err
@@ -71,7 +107,7 @@ func (a *app) events(cmd *cobra.Command, since uint64, follow bool, o output) er
 			if err != nil {
 				return fmt.Errorf("read event: id %q is no sequence", e.id)
 			}
-			since = seq
+			v.since = seq
 			return a.printEvent(seq, e.data, o)
 		})
 		var l *lostError
@@ -80,7 +116,7 @@ func (a *app) events(cmd *cobra.Command, since uint64, follow bool, o output) er
 		}
 		return err
 	})
-	if end := stopped(ctx, fmt.Sprintf("; go on with: imgctl events -f --since %d", since)); end != nil {
+	if end := stopped(ctx, "; go on with: "+v.command()); end != nil {
 		return end
 	}
 	return err
@@ -99,12 +135,16 @@ type cloudEvent struct {
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
 	Data struct {
-		CustomData struct {
+		CustomData struct { // of what was published or deleted
 			Records []imgd.Record `json:"records"`
 			Tags    []struct {
 				Tag string `json:"tag"`
 			} `json:"tags"`
 		} `json:"customData"`
+		Image string            `json:"image"` // this and the rest: of the end of a request, and of a drift
+		Ref   string            `json:"ref"`
+		Error *imgd.StatusError `json:"error"`
+		imgd.Drift
 	} `json:"data"`
 }
 
@@ -117,17 +157,31 @@ func (a *app) printEvent(seq uint64, data []byte, o output) error {
 	if err := json.Unmarshal(data, &e); err != nil {
 		e.Type = "unreadable" // another hand wrote into the stream
 	}
-	custom := e.Data.CustomData
-	var image, root string
-	var tags []string
-	if len(custom.Records) > 0 {
-		image, root = custom.Records[0].Image, custom.Records[0].Root().String()
-	}
-	for _, t := range custom.Tags {
-		tags = append(tags, t.Tag)
-	}
-	return a.row(seq, moment(e.Time), what(e.Type), image, strings.Join(tags, ","), root)
+	image, tags, text := e.subject()
+	return a.row(seq, moment(e.Time), what(e.Type), image, tags, text)
 }
+
+// subject is what the event is about: which image and tags, and the digest that
+// they name or the reason why not.
+func (e cloudEvent) subject() (image, tags, text string) {
+	d := e.Data
+	switch {
+	case len(d.CustomData.Records) > 0:
+		var all []string
+		for _, t := range d.CustomData.Tags {
+			all = append(all, t.Tag)
+		}
+		first := d.CustomData.Records[0]
+		return first.Image, strings.Join(all, ","), first.Root().String()
+	case d.Tag != "":
+		return d.Image, d.Tag, fmt.Sprintf("%s has %s, not %s", d.Repository, orNothing(d.Found), orNothing(d.Wanted))
+	case d.Error != nil:
+		text = cell(d.Error.Message, whyLength)
+	}
+	return d.Image, strings.TrimPrefix(strings.TrimPrefix(d.Ref, "refs/heads/"), "refs/tags/"), text
+}
+
+func orNothing(d digest.Digest) string { return cmp.Or(d.String(), "nothing") }
 
 // what is the third last word of dev.cdevents.artifact.published.0.3.0 but for
 // its version, and of dev.imgd.conflict.v1.

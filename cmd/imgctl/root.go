@@ -34,8 +34,8 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "imgctl",
-		Short: "Ask imgd for builds, and see which digest every tag means",
-		Long: `Ask imgd for builds, and see which digest every tag means.
+		Short: "Ask imgd for builds, see which digest every tag means, and look after requests",
+		Long: `Ask imgd for builds, see which digest every tag means, and look after requests.
 
 The daemon is found by --server, IMGD_SERVER, --data, IMGD_DATA, and then in /var/lib/imgd:
 the first that is given decides. A data directory names the address in endpoints.json.
@@ -43,7 +43,8 @@ the first that is given decides. A data directory names the address in endpoints
 ` + exitHelp,
 		Example: `  imgctl build hello --ref v1.2.3 --wait
   imgctl get demo/hello:v1.2.3 -o digest
-  imgctl verify demo/hello:v1.2.3`,
+  imgctl verify demo/hello:v1.2.3
+  imgctl requests list --state failed`,
 		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              unknownCommand,
@@ -52,9 +53,10 @@ the first that is given decides. A data directory names the address in endpoints
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.find.server, "server", "", "URL of the daemon, as http://127.0.0.1:7070")
 	flags.StringVar(&a.find.data, "data", "", "data directory of the daemon on this machine")
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build, none with -f, else 2m)")
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f, else 2m)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
-	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.logsCommand(), a.eventsCommand(), a.versionCommand())
+	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.requestsCommand(), a.releasesCommand(),
+		a.logsCommand(), a.eventsCommand(), a.versionCommand())
 	return root
 }
 
@@ -66,7 +68,7 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = "; did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return usage("there is no command %q%s; see imgctl --help", args[0], hint)
+	return usage("there is no command %q%s; see %s --help", args[0], hint, cmd.CommandPath())
 }
 
 // between wants so many arguments, which what names.

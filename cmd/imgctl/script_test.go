@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ref": setRef, "publish": publish, "becomes": becomes, "now": now, "served": served, "event": addEvent,
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
+			"admit": admit, "letter": letter, "grows": grows, "restarts": restarts,
 		},
 	})
 }
@@ -97,15 +98,65 @@ func publish(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
-// becomes STATE [KIND MESSAGE] says what the next requests end as.
+// admit FULL LETTER MESSAGE leaves a release of that commit open: the last try
+// to publish it failed.
+func admit(ts *testscript.TestScript, _ bool, args []string) {
+	setRef(ts, false, args[:2])
+	w := worldOf(ts)
+	req := imgd.Request{Project: "hello", Ref: args[0], Commit: strings.Repeat(args[1], 40), AskedAt: epoch}
+	rel, err := w.admit(contextOf(ts), req, args[0])
+	ts.Check(err)
+	status := imgd.StatusOf(rel.Request, imgd.Publishing)
+	status.Tries, status.Release, status.Error = 3, rel.ID, &imgd.StatusError{Kind: "error", Message: args[2]}
+	w.change(func() { w.statuses[rel.Request.ID] = status })
+}
+
+// becomes STATE [KIND MESSAGE [FILE LINE CODE]] says what the next requests end as.
 func becomes(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	w.change(func() {
 		w.next = imgd.Status{State: imgd.State(args[0]), Tries: 1}
 		if len(args) > 1 {
-			w.next.Error = &imgd.StatusError{Kind: args[1], Message: args[2]}
+			w.next.Error = &imgd.StatusError{Kind: args[1], Message: strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(args[2])}
+		}
+		if len(args) > 3 {
+			line, err := strconv.Atoi(args[4])
+			ts.Check(err)
+			code, err := strconv.Atoi(args[5])
+			ts.Check(err)
+			w.next.Error.File, w.next.Error.Line, w.next.Error.ExitCode = args[3], line, code
 		}
 	})
+}
+
+// letter ID PROJECT REASON [REQUEST] adds a dead letter.
+func letter(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	l := imgd.Letter{ID: args[0], Project: args[1], Reason: args[2], Tries: 5, At: epoch, Subject: "imgd.requests." + args[1] + ".branch", Body: "{\"rev\":\n\t1}"}
+	if len(args) > 3 {
+		l.Request = args[3]
+	}
+	w.change(func() { w.letters = append(w.letters, l) })
+}
+
+// grows writes the build log of all requests.
+func grows(ts *testscript.TestScript, _ bool, _ []string) {
+	w := worldOf(ts)
+	w.change(func() {
+		for id := range w.statuses {
+			w.logs[id] = buildLog
+		}
+	})
+}
+
+// restarts DIR ends the daemon, and starts it again at another address, which it
+// writes to endpoints.json.
+func restarts(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	ts.Check(os.Remove(filepath.Join(ts.MkAbs(args[0]), "endpoints.json")))
+	w.stop()
+	w.start()
+	endpoints(ts, false, args)
 }
 
 // now STATE makes all requests be in that state.
@@ -190,12 +241,18 @@ func (l listener) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// cuts N makes the next N streams break off after their first message.
+// cuts N [AFTER] makes the next N streams break off after so many messages, one
+// if it is not said.
 func cuts(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	n, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	w.change(func() { w.cuts = n })
+	after := 1
+	if len(args) > 1 {
+		after, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	w.change(func() { w.cuts, w.cutAfter = n, after })
 }
 
 // down MESSAGE breaks the queue and the registry.
@@ -219,17 +276,22 @@ func endpoints(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, "endpoints.json"), b, 0o644))
 }
 
-// request NAME puts the ID of the only request into a variable.
+// request NAME [REF] puts the ID of the only request, or that of the ref, into a
+// variable.
 func request(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.statuses) != 1 {
-		ts.Fatalf("there are %d requests", len(w.statuses))
+	var found []string
+	for id, s := range w.statuses {
+		if len(args) < 2 || s.Ref == args[1] {
+			found = append(found, id)
+		}
 	}
-	for id := range w.statuses {
-		ts.Setenv(args[0], id)
+	if len(found) != 1 {
+		ts.Fatalf("there are %d requests", len(found))
 	}
+	ts.Setenv(args[0], found[0])
 }
 
 // Whoever asks for help learns by example.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,8 +32,9 @@ var epoch = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 // A world is a daemon as one script sets it up: the real API over the real
 // index, and a queue that answers at once.
 type world struct {
-	index  *index.Index
-	server *httptest.Server
+	index   *index.Index
+	handler http.Handler
+	server  *httptest.Server
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced by each change
@@ -39,10 +42,12 @@ type world struct {
 	served   map[string]digest.Digest // repository:tag -> root
 	next     imgd.Status              // what the next request becomes
 	statuses map[string]imgd.Status
+	letters  []imgd.Letter
 	logs     map[string]string
-	events   []string
-	watched  int // how often somebody began to wait for a request or an event
-	cuts     int // how many more streams are cut after their first message
+	events   []string // the filter looks for their "what" and "image"
+	watched  int      // how often somebody began to wait for the next state or event
+	cuts     int      // how many more streams are cut
+	cutAfter int      // so many messages
 	down     error
 	refuse   bool // as a daemon off loopback does
 }
@@ -57,13 +62,11 @@ func newWorld(dir string) (*world, error) {
 	}
 	api := httpapi.New(httpapi.Config{
 		Projects: map[string]imgd.Project{"hello": {Name: "hello", Image: "demo/hello", Repositories: []string{repo}, Refs: []string{"*"}}},
-		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Logs: w, Events: w,
+		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
-	w.server = httptest.NewUnstartedServer(nil)
-	w.server.Config = api.Server()
-	w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		refuse := w.refuse
 		w.mu.Unlock()
@@ -73,13 +76,21 @@ func newWorld(dir string) (*world, error) {
 		}
 		w.cutting(api).ServeHTTP(rw, r)
 	})
-	w.server.Start()
+	w.server = httptest.NewServer(w.handler)
 	return w, nil
 }
 
-func (w *world) close() {
+// stop ends the daemon's process, as it were: what it knows stays.
+func (w *world) stop() {
 	w.server.CloseClientConnections()
 	w.server.Close()
+}
+
+// start starts it again, at another address.
+func (w *world) start() { w.server = httptest.NewServer(w.handler) }
+
+func (w *world) close() {
+	w.stop()
 	w.index.Close()
 }
 
@@ -91,26 +102,26 @@ func (w *world) cutting(next http.Handler) http.Handler {
 			return
 		}
 		w.mu.Lock()
-		cut := w.cuts > 0
+		cut, after := w.cuts > 0, w.cutAfter
 		w.cuts = max(0, w.cuts-1)
 		w.mu.Unlock()
 		if cut {
-			rw = &shortWriter{ResponseWriter: rw}
+			rw = &shortWriter{ResponseWriter: rw, left: after + 1} // after the greeting
 		}
 		next.ServeHTTP(rw, r)
 	})
 }
 
-// A shortWriter ends the connection after a message.
+// A shortWriter ends the connection after some messages.
 type shortWriter struct {
 	http.ResponseWriter
-	writes int
+	left int
 }
 
 func (s *shortWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func (s *shortWriter) Write(b []byte) (int, error) {
-	if s.writes++; s.writes > 2 { // greeting and message
+	if s.left--; s.left < 0 {
 		panic(http.ErrAbortHandler)
 	}
 	return s.ResponseWriter.Write(b)
@@ -180,15 +191,19 @@ func (w *world) Submit(ctx context.Context, req imgd.Request, delivery string) (
 	if w.down != nil {
 		return req, w.down
 	}
-	req.AskedAt = epoch.Add(time.Duration(w.index.Seq()) * time.Second)
 	if req.Force || req.Rebuild {
 		req.Nonce = delivery
 	}
+	return w.ask(ctx, req)
+}
+
+func (w *world) ask(ctx context.Context, req imgd.Request) (imgd.Request, error) {
+	req.AskedAt = epoch.Add(time.Duration(w.index.Seq()) * time.Second)
 	req.ID = req.Hash()
 	w.mu.Lock()
-	status := w.next
+	status := imgd.StatusOf(req, w.next.State)
+	status.Tries, status.Error = w.next.Tries, w.next.Error
 	w.mu.Unlock()
-	status.Request, status.Project, status.Ref, status.Commit, status.AskedAt = req.ID, req.Project, req.Ref, req.Commit, req.AskedAt
 	if status.State == imgd.Published {
 		rel, err := w.publish(ctx, req, req.Ref)
 		if err != nil {
@@ -213,9 +228,23 @@ var buildLog = strings.Join([]string{
 	"",
 }, "\n")
 
-// publish takes the release of a request all the way. Its image is one of two
-// platforms, whose digests come from what.
+// publish takes the release of a request all the way.
 func (w *world) publish(ctx context.Context, req imgd.Request, what string) (imgd.Release, error) {
+	rel, err := w.admit(ctx, req, what)
+	if err != nil {
+		return rel, err
+	}
+	w.change(func() {
+		for _, t := range rel.Taken() {
+			w.served[repo+":"+t.Name] = rel.Root.Digest
+		}
+	})
+	return w.index.Publish(ctx, rel.ID)
+}
+
+// admit makes a release of the request. Its image is one of two platforms, whose
+// digests come from what.
+func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.Release, error) {
 	info := version.Info{Ref: req.Ref, Commit: req.Commit, CommitTime: epoch}
 	req.Version, _ = version.Of(info)
 	req.ID = req.Hash()
@@ -232,37 +261,32 @@ func (w *world) publish(ctx context.Context, req imgd.Request, what string) (img
 	for _, t := range tags {
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
-	if rel, err = w.index.Admit(ctx, rel, ""); err != nil {
-		return rel, err
-	}
-	w.change(func() {
-		for _, t := range rel.Taken() {
-			w.served[repo+":"+t.Name] = rel.Root.Digest
-		}
-	})
-	return w.index.Publish(ctx, rel.ID)
+	return w.index.Admit(ctx, rel, "")
 }
 
 func (w *world) Status(_ context.Context, request string) (imgd.Status, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, ok := w.statuses[request]
-	return s, ok, nil
+	return s, ok, w.down
 }
 
 func (w *world) WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.Status, error] {
 	return func(yield func(imgd.Status, error) bool) {
 		var last imgd.Status
-		w.change(func() { w.watched++ })
-		for {
+		for first := true; ; first = false {
 			err := w.await(ctx, func() bool {
 				s, ok := w.statuses[request]
-				different := ok && s != last
+				different := ok && !reflect.DeepEqual(s, last)
 				if different {
 					last = s
 				}
+				if different && first {
+					w.watched++ // what changes from now on is another state
+				}
 				return different
 			})
+			w.change(func() {}) // shows watched
 			if err != nil || !yield(last, nil) {
 				return
 			}
@@ -270,26 +294,62 @@ func (w *world) WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.
 	}
 }
 
-func (w *world) Statuses(context.Context, int, uint64) ([]imgd.Status, uint64, error) {
-	return nil, 0, nil
-}
-
-func (w *world) Log(_ context.Context, request string, ended func() bool) (io.ReadCloser, error) {
+func (w *world) Log(ctx context.Context, request string, ended func() bool) (io.ReadCloser, error) {
 	w.mu.Lock()
 	text, ok := w.logs[request]
 	w.mu.Unlock()
 	if !ok && ended == nil {
 		return nil, imgd.ErrNotFound
 	}
-	return io.NopCloser(strings.NewReader(text)), nil
+	if ended == nil {
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+	return &growing{w: w, done: ctx.Done(), request: request, ended: ended}, nil
 }
 
-func (w *world) Events(ctx context.Context, since uint64, follow bool, f func(uint64, []byte) error) error {
+// A growing log is read until its request has ended.
+type growing struct {
+	w       *world
+	done    <-chan struct{} // of the reader
+	request string
+	ended   func() bool
+	read    int
+}
+
+func (g *growing) Read(b []byte) (int, error) {
+	tick := time.NewTicker(time.Millisecond) // ended has no signal
+	defer tick.Stop()
+	for {
+		last := g.ended()
+		g.w.mu.Lock()
+		n := copy(b, g.w.logs[g.request][g.read:])
+		g.w.mu.Unlock()
+		if g.read += n; n > 0 {
+			return n, nil
+		}
+		if last {
+			return 0, io.EOF
+		}
+		select {
+		case <-tick.C:
+		case <-g.done:
+			return 0, context.Canceled
+		}
+	}
+}
+
+func (g *growing) Close() error { return nil }
+
+func (w *world) Events(ctx context.Context, filter httpapi.EventFilter, follow bool, f func(uint64, []byte) error) error {
+	since := filter.Since
 	for {
 		w.mu.Lock()
 		events := w.events
 		w.mu.Unlock()
 		for ; since < uint64(len(events)); since++ {
+			if !chosen(filter, events[since]) {
+				continue
+			}
 			if err := f(since+1, []byte(events[since])); err != nil {
 				return err
 			}
@@ -302,6 +362,13 @@ func (w *world) Events(ctx context.Context, since uint64, follow bool, f func(ui
 			return err
 		}
 	}
+}
+
+// chosen looks at an event's text, as the subjects of IMGD_EVENTS are not here.
+func chosen(filter httpapi.EventFilter, event string) bool {
+	of := func(what string) bool { return strings.Contains(event, "."+what+".") }
+	return (filter.Image == "" || strings.Contains(event, `"image":"`+filter.Image+`"`)) &&
+		(len(filter.What) == 0 || slices.ContainsFunc(filter.What, of))
 }
 
 // freePort is an address where nobody listens.

@@ -3,11 +3,13 @@ package httpapi_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
@@ -33,7 +35,7 @@ func TestWhoIsServed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t, func(c *httpapi.Config) { c.Local, c.AllowAnonymous = test.local, test.anonymous })
-			for _, path := range []string{"/v1/images", "/v1/events?follow=0", "/elsewhere"} {
+			for _, path := range []string{"/v1/images", "/v1/events?follow=0", "/v1/letters", "/v1/releases?open=1", "/metrics", "/elsewhere"} {
 				got := w.do("GET", path, "", "Host", test.host)
 				if test.refused != "" {
 					checkProblem(t, got, 403, "unauthorized", test.refused)
@@ -69,8 +71,36 @@ func TestOtherSites(t *testing.T) {
 	if len(w.asked) > 0 {
 		t.Errorf("refused asks came into the queue: %+v", w.asked)
 	}
+	id := w.submitted()
+	checkProblem(t, w.do("POST", "/v1/requests/"+id+"/drop", "", "Origin", "https://evil.example"), 403, "unauthorized", "another site")
+	checkProblem(t, w.do("POST", "/v1/requests/"+id+"/drop", "", "Content-Type", "text/plain"), 415, "usage", "application/json")
+	if s, _ := w.status(id); s.State != imgd.Queued {
+		t.Errorf("a refused command came through: %+v", s)
+	}
 	if got := w.do("POST", path, `{"ref":"v1.3.0"}`, "Origin", w.url, "Sec-Fetch-Site", "same-origin", "Content-Type", "application/json; charset=utf-8"); got.status != 202 {
 		t.Errorf("the own site: got %d %s", got.status, got.body)
+	}
+}
+
+// Forges call from anywhere, by any name; what is beside the hooks stays shut.
+func TestHooksAreOpen(t *testing.T) {
+	hooks := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.Copy(w, io.MultiReader(strings.NewReader(r.Method+" "+r.URL.Path+" "), r.Body))
+	})
+	for _, local := range []bool{false, true} {
+		w := newWorld(t, func(c *httpapi.Config) { c.Local, c.Hooks = local, hooks })
+		got := w.do("POST", "/hooks/github/hello", `{"ref":"x"}`, "Host", "imgd.example.com", "Origin", "https://evil.example",
+			"Sec-Fetch-Site", "cross-site", "Content-Type", "application/x-www-form-urlencoded")
+		if got.status != http.StatusAccepted || got.body != `POST /hooks/github/hello {"ref":"x"}` {
+			t.Errorf("local %t: got %d %s", local, got.status, got.body)
+		}
+		if got := w.do("GET", "/hooks/%2e%2e/metrics", ""); !strings.HasPrefix(got.body, "GET /hooks/") {
+			t.Errorf("a path that leaves the hooks is answered by another: %d %s", got.status, got.body)
+		}
+		for _, path := range []string{"/metrics", "/hooks/../metrics", "/hooks/../v1/images", "//hooks/../metrics"} {
+			checkProblem(t, w.do("GET", path, "", "Host", "imgd.example.com"), 403, "unauthorized", "allowAnonymous")
+		}
 	}
 }
 

@@ -30,13 +30,13 @@ type Build struct {
 	AskedAt   string            `json:"askedAt,omitempty"` // RFC 3339; default: when the queue takes it
 }
 
-// Asked is the answer to it: the request is in the queue.
+// Asked is the answer to it, and to a retry: the request is in the queue.
 type Asked struct {
-	Request string     `json:"request"`
+	Request string     `json:"request,omitempty"`
 	Project string     `json:"project"`
-	Ref     string     `json:"ref"`
-	Commit  string     `json:"commit"`
-	AskedAt time.Time  `json:"askedAt"`
+	Ref     string     `json:"ref,omitempty"`
+	Commit  string     `json:"commit,omitempty"`
+	AskedAt time.Time  `json:"askedAt,omitzero"`
 	Before  imgd.State `json:"before,omitempty"` // where an earlier ask for the same stood, "" if there was none
 }
 
@@ -94,7 +94,7 @@ func (a *API) request(ctx context.Context, project imgd.Project, b Build) (imgd.
 	if err != nil {
 		return imgd.Request{}, err
 	}
-	req := imgd.Request{Project: project.Name, Ref: b.Ref, Commit: b.Commit, By: "http", Reason: b.Reason, Force: b.Force,
+	req := imgd.Request{Project: project.Name, Ref: b.Ref, Commit: b.Commit, By: caller, Reason: b.Reason, Force: b.Force,
 		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, AskedAt: askedAt}
 	if b.Commit == "" || !strings.HasPrefix(b.Ref, "refs/") {
 		ref, commit, err := a.Git.Expand(ctx, project.Name, b.Ref)

@@ -1,8 +1,9 @@
 // Package httpapi is imgd's HTTP API: what the index says, builds to ask for,
-// where requests stand, their logs, the events, and the daemon's health. It
-// decides nothing: it reads the index, resolves a ref while the caller waits,
-// and puts requests into the queue. It does not know how the index stores, how
-// images are built or how the queue works.
+// where requests stand and what operators do to them, their logs, the events,
+// and the daemon's health and metrics. It decides nothing: it reads the index,
+// resolves a ref while the caller waits, puts requests into the queue and hands
+// on commands. It does not know how the index stores, how images are built or
+// how the queue works.
 package httpapi
 
 import (
@@ -61,9 +62,37 @@ type Statuses interface {
 	// each that follows, until ctx is done. It may pass over states that follow
 	// fast, but never the last.
 	WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.Status, error]
-	// Statuses are at most limit states written before the place before (0:
+	// Statuses are at most limit states that the filter chooses, written before
+	// the place before (0: all), the last written first, and the place to go on
+	// from (0: none left).
+	Statuses(ctx context.Context, filter imgd.StatusFilter, limit int, before uint64) (items []imgd.Status, next uint64, err error)
+}
+
+// Commands are what operators do to requests. by is who did it. What they have
+// answered is durable; after another error than these they are safe to repeat.
+// imgd.ErrNotFound if there is no such request or letter, imgd.ErrConflict, with
+// the reason, if it stands where that cannot be done.
+type Commands interface {
+	// Cancel ends a request that has admitted nothing yet, and answers how it has
+	// ended. Of one that is being built it waits until that has stopped.
+	Cancel(ctx context.Context, request, by string) (imgd.Status, error)
+	// Retry puts a request that has ended, or the message of a dead letter, into
+	// the queue again, and answers it with the time it was asked at; only with
+	// its project if the message is no request.
+	Retry(ctx context.Context, id, by string) (imgd.Request, error)
+	// Drop gives up a request that is publishing, whose release is abandoned, or
+	// one that is dead, whose letter is thrown away, and answers how it has ended.
+	// By the ID of a letter it throws that one away.
+	Drop(ctx context.Context, id, by, reason string) (imgd.Status, error)
+}
+
+// Letters are the messages of the queue that nobody could handle.
+type Letters interface {
+	// Letters are at most limit letters written before the place before (0:
 	// all), the last written first, and the place to go on from (0: none left).
-	Statuses(ctx context.Context, limit int, before uint64) (items []imgd.Status, next uint64, err error)
+	Letters(ctx context.Context, limit int, before uint64) (items []imgd.Letter, next uint64, err error)
+	// Letter is the one with that ID, false if there is none.
+	Letter(ctx context.Context, id string) (imgd.Letter, bool, error)
 }
 
 // Logs are the build logs, lines of JSON.
@@ -74,15 +103,41 @@ type Logs interface {
 	Log(ctx context.Context, request string, ended func() bool) (io.ReadCloser, error)
 }
 
-// Events are what imgd tells the world.
-type Events interface {
-	// Events calls f with the events after sequence since, in order. With
-	// follow it goes on until ctx is done, else it ends at the last there is.
-	// It returns f's error.
-	Events(ctx context.Context, since uint64, follow bool, f func(seq uint64, event []byte) error) error
+// An EventFilter chooses events. What is empty may be anything.
+type EventFilter struct {
+	Since uint64   // only those after this sequence
+	What  []string // published, failed, ...: any of these
+	Image string
 }
 
-// Config is what the API answers from. Projects to Events must be set.
+// Events are what imgd tells the world.
+type Events interface {
+	// Events calls f with the events that the filter chooses, in order. With
+	// follow it goes on until ctx is done, else it ends at the last there is.
+	// It returns f's error.
+	Events(ctx context.Context, filter EventFilter, follow bool, f func(seq uint64, event []byte) error) error
+}
+
+// Drifts takes reports.
+type Drifts interface {
+	// ReportDrift tells the world of the drift, durably before it returns. Safe
+	// to repeat: the same drift is told once.
+	ReportDrift(ctx context.Context, d imgd.Drift) error
+}
+
+// Gauges are what /metrics asks beyond the index and the checks. The metrics of
+// a func that is nil are left out.
+type Gauges struct {
+	// Depth is how many requests wait in the queue or are being handled, and how
+	// many dead letters there are. It ends with ctx.
+	Depth func(ctx context.Context) (queued, dead uint64, err error)
+	// Paused says why no requests are taken at the moment, nil if they are.
+	Paused func() error
+	// Untold is how many published releases are not announced yet.
+	Untold func() int
+}
+
+// Config is what the API answers from. Projects to Drifts must be set.
 type Config struct {
 	Projects map[string]imgd.Project
 	Index    Index
@@ -90,15 +145,23 @@ type Config struct {
 	Git      Git
 	Queue    Queue
 	Statuses Statuses
+	Commands Commands
+	Letters  Letters
 	Logs     Logs
 	Events   Events
+	Drifts   Drifts
 
-	Checks  []Check // of /readyz
+	// Hooks serves what is below /hooks/, to everybody: it has its own way to
+	// know who sent something, and bounds what it reads and for how long. nil:
+	// there is nothing.
+	Hooks   http.Handler
+	Checks  []Check // of /readyz, and imgd_up of /metrics
+	Gauges  Gauges  // of /metrics
 	Version Version // of this daemon
 
 	// Local says that the listener is on loopback. Then requests are served if
 	// they name a loopback host, which a web page that rebinds its own name does
-	// not. Off loopback only /livez and /readyz are.
+	// not. Off loopback only /hooks, /livez and /readyz are.
 	Local bool
 	// AllowAnonymous serves everybody everything.
 	AllowAnonymous bool
@@ -116,7 +179,7 @@ type Version struct {
 	Go      string `json:"go,omitempty"`
 }
 
-// An API serves /v1, /livez and /readyz.
+// An API serves /v1, /hooks, /metrics, /livez and /readyz.
 type API struct {
 	Config
 	handler http.Handler

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/imgd/imgd"
@@ -32,6 +33,9 @@ type List[T any] struct {
 // A query is what stands behind the question mark.
 type query struct{ values url.Values }
 
+// repeatable is the parameter that may be given more than once.
+const repeatable = "what"
+
 // parse refuses what is not known: a misspelt filter would answer too much.
 func parse(r *http.Request, known ...string) (query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
@@ -42,7 +46,7 @@ func parse(r *http.Request, known ...string) (query, error) {
 		if !slices.Contains(known, name) {
 			return query{}, usage(fmt.Sprintf("%s does not take the parameter %q; it takes %q", r.URL.Path, name, known))
 		}
-		if len(all) > 1 {
+		if len(all) > 1 && name != repeatable {
 			return query{}, usage(fmt.Sprintf("parameter %q is given twice", name))
 		}
 	}
@@ -100,6 +104,54 @@ func (q query) moment(name string) (time.Time, error) {
 	return t, nil
 }
 
+// words are the values of a parameter, each of them known, parted by commas or
+// given in several.
+func (q query) words(name string, known []string) ([]string, error) {
+	var all []string
+	for word := range strings.SplitSeq(strings.Join(q.values[name], ","), ",") {
+		if word != "" && !slices.Contains(known, word) {
+			return nil, usage(fmt.Sprintf("parameter %s=%q is none of %s", name, word, strings.Join(known, ", ")))
+		}
+		if word != "" && !slices.Contains(all, word) {
+			all = append(all, word)
+		}
+	}
+	return all, nil
+}
+
+// place is where a page of a list that others keep begins, and how long it is.
+func (q query) place() (limit int, before uint64, err error) {
+	n, err := q.limit()
+	if err != nil {
+		return 0, 0, err
+	}
+	before, err = q.number("cursor", 0)
+	if err != nil {
+		return 0, 0, usage("parameter cursor is not one that a list has answered")
+	}
+	return int(n), before, nil
+}
+
+func (q query) limit() (uint64, error) {
+	limit, err := q.number("limit", defaultLimit)
+	if err == nil && (limit < 1 || limit > maxLimit) {
+		err = usage(fmt.Sprintf("parameter limit=%d is not from 1 to %d", limit, maxLimit))
+	}
+	return limit, err
+}
+
+// listOf is a page of a list that others keep.
+func listOf[T any](items []T, next, seq uint64) List[T] {
+	list := List[T]{Items: items, Seq: seq}
+	if items == nil {
+		list.Items = []T{}
+	}
+	if next > 0 {
+		list.Next = strconv.FormatUint(next, 10)
+	}
+	return list
+}
+
 // records are all records, once the entry that seq= names is folded.
 func (a *API) records(ctx context.Context, q query) ([]imgd.Record, uint64, error) {
 	seq, err := q.number("seq", 0)
@@ -127,12 +179,9 @@ func (a *API) folded(ctx context.Context, seq uint64) error {
 
 // page cuts items, which are sorted by key, to what limit= and cursor= ask for.
 func page[T any](q query, items []T, seq uint64, key func(T) string) (List[T], error) {
-	limit, err := q.number("limit", defaultLimit)
+	limit, err := q.limit()
 	if err != nil {
 		return List[T]{}, err
-	}
-	if limit < 1 || limit > maxLimit {
-		return List[T]{}, usage(fmt.Sprintf("parameter limit=%d is not from 1 to %d", limit, maxLimit))
 	}
 	after, err := base64.RawURLEncoding.DecodeString(q.values.Get("cursor"))
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -32,25 +31,28 @@ type Outcome struct {
 	Reason string `json:"reason,omitempty"` // why not; "" if it did
 }
 
+// states are the names that state= may have.
+var states = []string{
+	string(imgd.Queued), string(imgd.Resolving), string(imgd.Building), string(imgd.Publishing), string(imgd.Published), string(imgd.Unchanged),
+	string(imgd.Superseded), string(imgd.Cancelled), string(imgd.Conflicted), string(imgd.Failed), string(imgd.Dead),
+}
+
 func (a *API) listRequests(w http.ResponseWriter, r *http.Request) error {
-	q, err := parse(r, "limit", "cursor", "seq")
+	q, err := parse(r, "state", "project", "limit", "cursor", "seq")
 	if err != nil {
 		return err
 	}
-	limit, err := q.number("limit", defaultLimit)
-	if err == nil && (limit < 1 || limit > maxLimit) {
-		err = usage(fmt.Sprintf("parameter limit=%d is not from 1 to %d", limit, maxLimit))
+	filter := imgd.StatusFilter{Project: q.values.Get("project"), State: imgd.State(q.values.Get("state"))}
+	if filter.State != "" && !slices.Contains(states, string(filter.State)) {
+		return usage(fmt.Sprintf("parameter state=%q is none of %s", filter.State, strings.Join(states, ", ")))
 	}
+	limit, before, err := q.place()
 	if err != nil {
 		return err
-	}
-	before, err := q.number("cursor", 0)
-	if err != nil {
-		return usage("parameter cursor is not one that a list has answered")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
-	items, next, err := a.Statuses.Statuses(ctx, int(limit), before)
+	items, next, err := a.Statuses.Statuses(ctx, filter, limit, before)
 	if err != nil {
 		return fmt.Errorf("read states: %w", err)
 	}
@@ -58,14 +60,7 @@ func (a *API) listRequests(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := List[imgd.Status]{Items: items, Seq: seq}
-	if items == nil {
-		list.Items = []imgd.Status{}
-	}
-	if next > 0 {
-		list.Next = strconv.FormatUint(next, 10)
-	}
-	return answer(w, http.StatusOK, list)
+	return answer(w, http.StatusOK, listOf(items, next, seq))
 }
 
 func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
@@ -89,7 +84,12 @@ func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	records, seq, err := a.records(r.Context(), q)
+	return a.answerRequest(r.Context(), w, q, status)
+}
+
+// answerRequest answers the state with what the request came to.
+func (a *API) answerRequest(ctx context.Context, w http.ResponseWriter, q query, status imgd.Status) error {
+	records, seq, err := a.records(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -119,9 +119,8 @@ func (a *API) await(ctx context.Context, id string, askedAt time.Time, atMost ti
 
 // status is where the request stands now.
 func (a *API) status(ctx context.Context, id string) (imgd.Status, error) {
-	unknown := problem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("no request %q is known; GET /v1/requests has those of the last 30 days", id))
 	if !validRequest(id) {
-		return imgd.Status{}, unknown
+		return imgd.Status{}, unknownRequest(id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -130,9 +129,16 @@ func (a *API) status(ctx context.Context, id string) (imgd.Status, error) {
 		return status, fmt.Errorf("read the state of request %s: %w", id, err)
 	}
 	if !ok {
-		return status, unknown
+		return status, unknownRequest(id)
 	}
 	return status, nil
+}
+
+func unknownRequest(id string) error {
+	if validLetter(id) {
+		return problem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("%s is no request but may be a dead letter; GET /v1/letters/%s shows it", id, id))
+	}
+	return problem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("no request %q is known; GET /v1/requests has those of the last 30 days", id))
 }
 
 // validRequest reports whether id can be a request's: 32 hex digits.
@@ -150,9 +156,7 @@ func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) Req
 	}
 	if known {
 		out.Image, out.Repositories = release.Image, release.Repositories
-		for _, t := range release.Tags {
-			out.Tags = append(out.Tags, Outcome{Tag: t.Name, Reason: t.Reason})
-		}
+		out.Tags = outcomes(release)
 	}
 	switch status.State {
 	case imgd.Published:
@@ -163,6 +167,17 @@ func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) Req
 		out.Records = named(records, out.Image, a.wanted(status, release))
 	}
 	return out
+}
+
+func outcomes(release imgd.Release) []Outcome {
+	var all []Outcome
+	for _, t := range release.Tags {
+		if t.Reason == "" && release.State == imgd.ReleaseAbandoned {
+			t.Reason = "was given back: " + release.Why
+		}
+		all = append(all, Outcome{Tag: t.Name, Reason: t.Reason})
+	}
+	return all
 }
 
 // wanted are the tags that the request asked for.

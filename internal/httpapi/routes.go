@@ -28,16 +28,35 @@ func (a *API) routes() http.Handler {
 		"/v1/projects/{project}/builds": {http.MethodPost: a.askBuild},
 		"/v1/requests":                  {http.MethodGet: a.listRequests},
 		"/v1/requests/{id}":             {http.MethodGet: a.getRequest},
+		"/v1/requests/{id}/cancel":      {http.MethodPost: command(a.cancelRequest)},
+		"/v1/requests/{id}/retry":       {http.MethodPost: command(a.retryRequest)},
+		"/v1/requests/{id}/drop":        {http.MethodPost: command(a.dropRequest)},
 		"/v1/requests/{id}/log":         {http.MethodGet: a.getLog},
+		"/v1/letters":                   {http.MethodGet: a.listLetters},
+		"/v1/letters/{id}":              {http.MethodGet: a.getLetter},
+		"/v1/releases":                  {http.MethodGet: a.listReleases},
 		"/v1/events":                    {http.MethodGet: a.getEvents},
 		"/v1/version":                   {http.MethodGet: a.getVersion},
+		"/metrics":                      {http.MethodGet: a.metrics()},
 		"/":                             {},
 	} {
 		mux.Handle(path, a.guard(a.serve(methods)))
 	}
+	mux.Handle("/hooks/", a.hooks())
 	mux.Handle("/livez", a.serve(map[string]method{http.MethodGet: livez}))
 	mux.Handle("/readyz", a.serve(map[string]method{http.MethodGet: a.readyz}))
 	return mux
+}
+
+// hooks lets everybody in, for forges call from anywhere. What they send names
+// its sender by its signature, which no web page can make.
+func (a *API) hooks() http.Handler {
+	if a.Hooks != nil {
+		return a.Hooks
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.fail(w, r, problem(http.StatusNotFound, CodeNotFound, "no project has a webhook; give one a webhook in the config"))
+	})
 }
 
 // serve answers by the method; with no methods the path is unknown.
@@ -94,7 +113,7 @@ func (a *API) admit(host string) error {
 		return nil
 	case !a.Local:
 		return problem(http.StatusForbidden, CodeUnauthorized,
-			"imgd listens off loopback without tokens, so it serves only /livez and /readyz; set listen to 127.0.0.1:7070, or allowAnonymous: true to serve everybody")
+			"imgd listens off loopback without tokens, so it serves only /hooks, /livez and /readyz; set listen to 127.0.0.1:7070, or allowAnonymous: true to serve everybody")
 	case !loopback(host):
 		return problem(http.StatusForbidden, CodeUnauthorized,
 			"imgd serves this machine only, by the names localhost and 127.0.0.1, not "+host+"; set allowAnonymous: true to serve everybody, as behind a proxy")
@@ -126,13 +145,14 @@ const (
 // read decodes the JSON body into v; empty says that there may be none. The
 // content type is demanded because a form on a web page cannot send it.
 func read(w http.ResponseWriter, r *http.Request, v any, empty bool) error {
+	// It holds for what the server reads on after an error too; at the body's end
+	// net/http takes it back.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTime)) // not every ResponseWriter can, the server's does
 	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	if !strings.EqualFold(strings.TrimSpace(mediaType), "application/json") {
 		return problem(http.StatusUnsupportedMediaType, CodeUsage, "send the header Content-Type: application/json")
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTime)) // not every ResponseWriter can, the server's does
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(v)

@@ -123,14 +123,15 @@ func event(name string, v any) message {
 	return message{event: name, data: b}
 }
 
+// whats are the kinds of events, the names that what= may have.
+var whats = []string{"published", "deleted", "failed", "conflict", "superseded", "dead", "drift"}
+
 // getEvents streams IMGD_EVENTS. A reader that comes back says with the header
-// Last-Event-ID, as browsers do, how far it was.
+// Last-Event-ID, as browsers do, how far it was. The messages of events have no
+// name of their own: a browser gives a named one to nobody who has not asked for
+// that name, so that a kind it does not know would be lost on it.
 func (a *API) getEvents(w http.ResponseWriter, r *http.Request) error {
-	q, err := parse(r, "since", "follow")
-	if err != nil {
-		return err
-	}
-	since, err := q.number("since", 0)
+	q, err := parse(r, "since", "what", "image", "follow")
 	if err != nil {
 		return err
 	}
@@ -138,13 +139,12 @@ func (a *API) getEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if last := r.Header.Get("Last-Event-ID"); last != "" {
-		if since, err = strconv.ParseUint(last, 10, 64); err != nil {
-			return usage("header Last-Event-ID " + strconv.Quote(last) + " is not one that this stream has sent")
-		}
+	filter, err := q.events(r.Header.Get("Last-Event-ID"))
+	if err != nil {
+		return err
 	}
 	return a.stream(w, r, func(ctx context.Context, send send) error {
-		err := a.Events.Events(ctx, since, follow, func(seq uint64, data []byte) error {
+		err := a.Events.Events(ctx, filter, follow, func(seq uint64, data []byte) error {
 			return send(message{id: strconv.FormatUint(seq, 10), data: data})
 		})
 		if err != nil || follow {
@@ -152,4 +152,22 @@ func (a *API) getEvents(w http.ResponseWriter, r *http.Request) error {
 		}
 		return send(message{event: "end", data: []byte("{}")})
 	})
+}
+
+// events is what a reader wants to see, who has seen all until last if that is
+// not empty.
+func (q query) events(last string) (filter EventFilter, err error) {
+	if filter.Since, err = q.number("since", 0); err != nil {
+		return filter, err
+	}
+	if filter.What, err = q.words("what", whats); err != nil {
+		return filter, err
+	}
+	filter.Image = q.values.Get("image")
+	if last != "" {
+		if filter.Since, err = strconv.ParseUint(last, 10, 64); err != nil {
+			return filter, usage("header Last-Event-ID " + strconv.Quote(last) + " is not one that this stream has sent")
+		}
+	}
+	return filter, nil
 }

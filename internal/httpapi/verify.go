@@ -28,7 +28,8 @@ type Verification struct {
 	Tag          string        `json:"tag"`
 	Want         digest.Digest `json:"want"` // root in the index
 	Digest       digest.Digest `json:"digest,omitempty"`
-	Pending      string        `json:"pending,omitempty"` // release that is to take the tag, and may have written it
+	Pending      string        `json:"pending,omitempty"`    // release that is to take the tag, and may have written it
+	Unreported   string        `json:"unreported,omitempty"` // why there is no event of the drift that was found
 	Repositories []Verified    `json:"repositories"`
 	Records      []imgd.Record `json:"records"`
 	OK           bool          `json:"ok"`
@@ -60,7 +61,29 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request, image, tag string) 
 	if err != nil {
 		return err
 	}
+	a.report(ctx, v)
 	return v.answer(w, body.Digest)
+}
+
+// reportTime bounds the telling of a drift. Who asked may be gone by then.
+const reportTime = 10 * time.Second
+
+// report tells the world of each repository that has something else, unless a
+// release that is to take the tag has put it there: its end will tell.
+func (a *API) report(ctx context.Context, v *Verification) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
+	defer cancel()
+	pending, _ := a.Index.Release(v.Pending)
+	for _, r := range v.Repositories {
+		if r.Same || v.Pending != "" && r.Found == pending.Root.Digest {
+			continue
+		}
+		d := imgd.Drift{Image: v.Image, Repository: r.Repository, Tag: v.Tag, Wanted: v.Want, Found: r.Found, Generation: v.Records[0].Generation}
+		if err := a.Drifts.ReportDrift(ctx, d); err != nil {
+			a.Log.Error("drift is not reported", "repository", d.Repository, "tag", d.Tag, "wanted", d.Wanted, "found", d.Found, "error", err)
+			v.Unreported = err.Error()
+		}
+	}
 }
 
 // answer says whether all is as it should be, and the digest is the tag's.
@@ -92,6 +115,9 @@ func (v *Verification) complaint() string {
 	}
 	if len(all) > 0 && v.Pending != "" {
 		all = append(all, "release "+v.Pending+" is to take the tag")
+	}
+	if v.Unreported != "" {
+		all = append(all, "drift not reported: "+v.Unreported)
 	}
 	return strings.Join(all, "; ")
 }

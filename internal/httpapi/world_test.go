@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -53,8 +55,11 @@ type world struct {
 	asked      []imgd.Request
 	statuses   []imgd.Status // in the order they were written
 	logs       map[string]string
-	events     []string
-	broken     error                      // of git, registry, queue and states, if set
+	events     []string                   // the filter looks for their "what" and "image"
+	letters    []imgd.Letter              // in the order they were written
+	drifts     []imgd.Drift               // as they were reported
+	unreported error                      // of reports, if set
+	broken     error                      // of git, registry, queue, states and letters, if set
 	resolved   func(repositoryTag string) // called at each look into the registry
 }
 
@@ -73,7 +78,8 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
 		},
-		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w, Logs: w, Events: w,
+		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
+		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
 		Local:   true, KeepAlive: time.Hour, Now: func() time.Time { return epoch },
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
@@ -218,7 +224,7 @@ func (w *world) WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.
 		for {
 			err := w.await(ctx, func() bool {
 				s, ok := w.status(request)
-				different := ok && s != last
+				different := ok && !reflect.DeepEqual(s, last)
 				if different {
 					last = s
 				}
@@ -231,20 +237,25 @@ func (w *world) WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.
 	}
 }
 
-func (w *world) Statuses(_ context.Context, limit int, before uint64) ([]imgd.Status, uint64, error) {
+func (w *world) Statuses(_ context.Context, filter imgd.StatusFilter, limit int, before uint64) ([]imgd.Status, uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	end := len(w.statuses)
 	if before > 0 {
 		end = int(before) - 1
 	}
-	start := max(0, end-limit)
-	items := slices.Clone(w.statuses[start:end])
-	slices.Reverse(items)
-	if start == 0 {
-		return items, 0, w.broken
+	var items []imgd.Status
+	for i := end - 1; i >= 0; i-- {
+		s := w.statuses[i]
+		if filter.State != "" && s.State != filter.State || filter.Project != "" && s.Project != filter.Project {
+			continue
+		}
+		if len(items) == limit {
+			return items, uint64(i) + 2, w.broken
+		}
+		items = append(items, s)
 	}
-	return items, uint64(start) + 1, w.broken
+	return items, 0, w.broken
 }
 
 func (w *world) Log(ctx context.Context, request string, ended func() bool) (io.ReadCloser, error) {
@@ -293,12 +304,16 @@ func (g *growing) Read(b []byte) (int, error) {
 
 func (g *growing) Close() error { return nil }
 
-func (w *world) Events(ctx context.Context, since uint64, follow bool, f func(uint64, []byte) error) error {
+func (w *world) Events(ctx context.Context, filter httpapi.EventFilter, follow bool, f func(uint64, []byte) error) error {
+	since := filter.Since
 	for {
 		w.mu.Lock()
 		events, broken := w.events, w.broken
 		w.mu.Unlock()
 		for ; since < uint64(len(events)); since++ {
+			if !chosen(filter, events[since]) {
+				continue
+			}
 			if err := f(since+1, []byte(events[since])); err != nil {
 				return err
 			}
@@ -310,6 +325,12 @@ func (w *world) Events(ctx context.Context, since uint64, follow bool, f func(ui
 			return err
 		}
 	}
+}
+
+func chosen(filter httpapi.EventFilter, event string) bool {
+	var e struct{ What, Image string }
+	_ = json.Unmarshal([]byte(event), &e) // what is no event is about nothing
+	return (filter.Image == "" || e.Image == filter.Image) && (len(filter.What) == 0 || slices.Contains(filter.What, e.What))
 }
 
 // release is what the build of ref at commit c made, on one platform a letter
