@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -22,34 +23,61 @@ func (b *Bus) Ask(ctx context.Context, req imgd.Request) error {
 
 // Submit enqueues req durably under the delivery's ID, which makes a repeated
 // one the same message for two minutes, and with force or rebuild the same
-// request for ever. An empty one is drawn. It answers the request as the
-// consumer will see it: with its ID (that of no commit, if req names none) and
-// the time it was asked at. ErrInvalid if Decode would refuse it; after any
-// other error it may be in the queue all the same.
+// request for ever, unless req has a nonce: that is what tells those apart. An
+// empty ID is drawn. It answers the request as the consumer will see it: with
+// its ID (that of no commit, if req names none) and the time it was asked at.
+// ErrInvalid if Decode would refuse it; after any other error it may be in the
+// queue all the same.
 //
 // The order is queue, then state: a crash between them leaves a request whose
 // first state the consumer writes, never a state of a request that is not there.
 func (b *Bus) Submit(ctx context.Context, req imgd.Request, delivery string) (imgd.Request, error) {
-	msg := Message{Subject: subject(req), MsgID: orElse(delivery, "imgd/"+rand.Text()), Time: b.cfg.Now()}
+	asked, seq, err := b.enqueue(ctx, req, delivery)
+	if err != nil {
+		return req, err
+	}
+	if err := b.queued(ctx, &asked, seq, req.AskedAt.IsZero()); err != nil {
+		b.cfg.Log.Warn("request is in the queue, but not among the states yet", "request", asked.ID, "error", err)
+	}
+	return asked, nil
+}
+
+// Enqueue is Submit for those who cannot wait: it returns as soon as the
+// request is durable. Its first state follows in the background. So the answer
+// has the request's ID, and a time it was asked at only if req names one.
+func (b *Bus) Enqueue(ctx context.Context, req imgd.Request, delivery string) (imgd.Request, error) {
+	asked, _, err := b.enqueue(ctx, req, delivery)
+	if err != nil {
+		return req, err
+	}
+	asked.AskedAt = req.AskedAt
+	b.first.wake()
+	return asked, nil
+}
+
+// enqueue puts req into the queue and answers what it is there, and where.
+func (b *Bus) enqueue(ctx context.Context, req imgd.Request, delivery string) (imgd.Request, uint64, error) {
+	msg := Message{Subject: subject(req), MsgID: cmp.Or(delivery, "imgd/"+rand.Text()), Nonce: req.Nonce, Time: b.cfg.Now()}
 	if req.AskedAt.After(msg.Time) {
 		msg.Time = req.AskedAt // the server's clock decides
 	}
 	var err error
 	if msg.Body, err = encode(req); err != nil {
-		return req, fmt.Errorf("write request: %w", err)
+		return req, 0, fmt.Errorf("write request: %w", err)
 	}
 	asked, err := Decode(msg)
 	if err != nil {
-		return req, err
+		return req, 0, err
 	}
-	ack, err := b.publish(ctx, &nats.Msg{Subject: msg.Subject, Data: msg.Body}, jetstream.WithMsgID(msg.MsgID), jetstream.WithExpectStream(requestsStream))
+	m := &nats.Msg{Subject: msg.Subject, Data: msg.Body}
+	if msg.Nonce != "" {
+		m.Header = nats.Header{nonceHeader: {msg.Nonce}}
+	}
+	ack, err := b.publish(ctx, m, jetstream.WithMsgID(msg.MsgID), jetstream.WithExpectStream(requestsStream))
 	if err != nil {
-		return req, fmt.Errorf("enqueue request: %w", err)
+		return req, 0, fmt.Errorf("enqueue request: %w", err)
 	}
-	if err := b.queued(ctx, &asked, ack.Sequence, req.AskedAt.IsZero()); err != nil {
-		b.cfg.Log.Warn("request is in the queue, but not among the states yet", "request", asked.ID, "error", err)
-	}
-	return asked, nil
+	return asked, ack.Sequence, nil
 }
 
 // queued writes the first state of a request that names a commit, unless the

@@ -1,8 +1,10 @@
 // Package events is imgd's side of NATS JetStream. It takes requests into a
 // durable queue and hands each to a Handler for as long as it takes, keeps the
-// state of every request, and relays what the index has published to the
-// world. It does not know what handling a request does: a Handler answers with
-// a release or an error, and one table says which end that is.
+// state of every request, and tells the world how they end: it relays what the
+// index has published, and writes the other ends itself. Operators cancel, retry
+// and drop requests through it. It does not know what handling a request does: a
+// Handler answers with a release or an error, and one table says which end that
+// is.
 //
 // Everything here is delivered at least once. What a message causes must be
 // safe to repeat, and a message is acknowledged only after what it caused is
@@ -10,6 +12,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +32,10 @@ const (
 	defaultLease   = 30 * time.Second
 	defaultGrace   = 2 * time.Minute
 	defaultTimeout = 5 * time.Second
+
+	defaultRetryFor = 6 * time.Hour
+	defaultTries    = 5
+	defaultWatch    = 3 * time.Second
 )
 
 // How the connection notices that the server is gone, and how often it tries
@@ -43,7 +50,7 @@ const (
 type Config struct {
 	URL     string                        // of the NATS servers, separated by commas
 	Name    string                        // of this client in the server's lists; default imgd
-	Slots   int                           // requests handled at a time; default 2
+	Slots   int                           // requests built at a time; default 2
 	Poll    time.Duration                 // how long one ask for a request waits, and an idle shutdown at most; default 1s
 	Lease   time.Duration                 // how long a request stays taken without a sign of life; default 30s
 	Grace   time.Duration                 // how long Consume lets handlers finish; default 2m, negative: not at all
@@ -51,31 +58,46 @@ type Config struct {
 	Retry   func(tries int) time.Duration // delay before the next try; default imgd.RetryDelay
 	Now     func() time.Time              // default time.Now
 	Log     *slog.Logger                  // default: none
+
+	// A request that keeps failing is given up when it has been in the queue for
+	// RetryFor (default 6h) and was delivered Tries times (default 5), both.
+	RetryFor time.Duration
+	Tries    int
+
+	// Ready says what is wrong with the parts that every request needs: nothing
+	// is taken from the queue, and nothing given up, until it answers nil. It is
+	// asked at any moment, never twice at a time; one that takes more than 5s
+	// counts as an error. Default: always ready.
+	Ready func(ctx context.Context) error
+	Watch time.Duration // how often Ready is asked while it is an error, else a tenth as often; default 3s
+
+	// Events of ends name the project's image, empty if it is not configured,
+	// and the index.
+	Image   func(project string) string
+	IndexID string
 }
 
 func (c Config) withDefaults() Config {
-	c.Name = orElse(c.Name, "imgd")
-	c.Slots = orElse(max(c.Slots, 0), defaultSlots)
-	c.Poll = orElse(c.Poll, defaultPoll)
-	c.Lease = orElse(c.Lease, defaultLease)
-	c.Grace = orElse(c.Grace, defaultGrace)
-	c.Timeout = orElse(c.Timeout, defaultTimeout)
-	c.Log = orElse(c.Log, slog.New(slog.DiscardHandler))
+	c.Name = cmp.Or(c.Name, "imgd")
+	c.Slots = cmp.Or(max(c.Slots, 0), defaultSlots)
+	c.Poll = cmp.Or(c.Poll, defaultPoll)
+	c.Lease = cmp.Or(c.Lease, defaultLease)
+	c.Grace = cmp.Or(c.Grace, defaultGrace)
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
+	c.RetryFor = cmp.Or(c.RetryFor, defaultRetryFor)
+	c.Tries = cmp.Or(c.Tries, defaultTries)
+	c.Watch = cmp.Or(max(c.Watch, 0), defaultWatch)
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	if c.Retry == nil {
 		c.Retry = imgd.RetryDelay
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return c
-}
-
-func orElse[T comparable](v, other T) T {
-	var zero T
-	if v == zero {
-		return other
+	if c.Image == nil {
+		c.Image = func(string) string { return "" }
 	}
-	return v
+	return c
 }
 
 // A Bus is a connection to imgd's streams. It is safe for concurrent use.
@@ -84,14 +106,19 @@ type Bus struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 
-	requests, status, events jetstream.Stream
+	requests, status, events, dead jetstream.Stream
+
+	outage *outage
+	first  firstStates
 }
 
 // Connect connects to NATS and declares the streams, which is safe to repeat
 // and leaves an operator's settings of existing ones alone. It fails if no
 // server answers; a connection that is lost later is tried again for ever.
+// Close ends what it starts.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	b := &Bus{cfg: cfg.withDefaults()}
+	b.outage = newOutage(b.cfg)
 	nc, err := nats.Connect(b.cfg.URL, b.options()...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to nats: %w", err)
@@ -105,6 +132,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 		nc.Close()
 		return nil, err
 	}
+	b.first.start(b)
 	return b, nil
 }
 
@@ -137,8 +165,10 @@ func (b *Bus) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Close sends what is still buffered and closes the connection.
+// Close sends what is still buffered and closes the connection. First states
+// that Enqueue left to be written are dropped.
 func (b *Bus) Close() {
+	b.first.stop()
 	_ = b.flush() // nothing that must not be lost waits in the buffer
 	b.nc.Close()
 }

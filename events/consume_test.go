@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestPublished(t *testing.T) {
 	got := final(t, b, req)
 	want := imgd.Status{Request: req.ID, Project: "hello", Ref: "refs/heads/main", Commit: commit, State: imgd.Published, Tries: 1,
 		Release: req.ID + "-1", AskedAt: req.AskedAt, StartedAt: building.StartedAt, EndedAt: got.EndedAt}
-	if got != want || got.EndedAt.IsZero() {
+	if !reflect.DeepEqual(got, want) || got.EndedAt.IsZero() {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -68,6 +69,7 @@ func TestEndIsCutOff(t *testing.T) {
 	for _, at := range []string{`"state":"published"`, "+ACK"} {
 		for _, arrives := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%v", strings.Trim(at, `"+`), arrives), func(t *testing.T) {
+				t.Parallel()
 				s := startServer(t)
 				_, js := s.raw()
 				g := newGate(t, s)
@@ -225,52 +227,6 @@ func TestSlots(t *testing.T) {
 	if h.most != slots {
 		t.Errorf("%d requests ran at the same time, want %d", h.most, slots)
 	}
-}
-
-// A request without a commit has no state until it is resolved: its ID is
-// another then.
-func TestNoCommit(t *testing.T) {
-	s := startServer(t)
-	_, js := s.raw()
-	b := connect(t, events.Config{URL: s.url()})
-	req, err := b.Submit(t.Context(), imgd.Request{Project: "hello", Ref: "refs/heads/main"}, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := count(t, js, "IMGD_STATUS"); n != 0 {
-		t.Errorf("got %d states before it is handled, want none", n)
-	}
-	running(t, consume(b, openHandler(t, nil)))
-	resolved := imgd.Request{Project: "hello", Ref: "refs/heads/main", Commit: commit, AskedAt: req.AskedAt}
-	resolved.ID = resolved.Hash()
-	if st := final(t, b, resolved); st.State != imgd.Published {
-		t.Errorf("got %+v", st)
-	}
-	empty(t, js)
-	if _, found, err := b.Status(t.Context(), req.ID); found || err != nil {
-		t.Errorf("a state is left under the ID without commit (error %v)", err)
-	}
-}
-
-// One that never finds its commit ends under the ID it has.
-func TestNoCommitFound(t *testing.T) {
-	s := startServer(t)
-	b := connect(t, events.Config{URL: s.url()})
-	running(t, consume(b, notFound{}))
-	req, err := b.Submit(t.Context(), imgd.Request{Project: "hello", Ref: "refs/heads/gone"}, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st := final(t, b, req); st.State != imgd.Failed || st.Error.Kind != "invalid" {
-		t.Errorf("got %+v", st)
-	}
-}
-
-type notFound struct{}
-
-func (notFound) Handle(_ context.Context, _ *imgd.Request, report func(imgd.State)) (imgd.Release, error) {
-	report(imgd.Resolving)
-	return imgd.Release{}, imgd.ErrInvalid
 }
 
 // A server that restarts interrupts nobody.

@@ -18,7 +18,7 @@ import (
 func TestEnds(t *testing.T) {
 	s := startServer(t)
 	_, js := s.raw()
-	b := connect(t, events.Config{URL: s.url()})
+	b := connect(t, ends(s.url()))
 	build := &imgd.BuildError{Message: "exit code: 3", File: "Dockerfile", Line: 7, ExitCode: 3}
 	tests := []struct {
 		name  string
@@ -30,6 +30,7 @@ func TestEnds(t *testing.T) {
 		{"superseded", fmt.Errorf("main: %w", imgd.ErrSuperseded), imgd.Superseded, imgd.StatusError{Kind: "superseded", Message: "main: superseded"}},
 		{"conflict", fmt.Errorf("v1: %w", imgd.ErrConflict), imgd.Conflicted, imgd.StatusError{Kind: "conflict", Message: "v1: conflict"}},
 		{"invalid", fmt.Errorf("no such ref: %w", imgd.ErrInvalid), imgd.Failed, imgd.StatusError{Kind: "invalid", Message: "no such ref: invalid request"}},
+		{"refused", fmt.Errorf("quota: %w", imgd.ErrRefused), imgd.Failed, imgd.StatusError{Kind: "refused", Message: "quota: refused"}},
 		{"build", fmt.Errorf("build: %w", build), imgd.Failed, imgd.StatusError{Kind: "build", Message: "build: build Dockerfile:7: exit code: 3", File: "Dockerfile", Line: 7, ExitCode: 3}},
 		{"long", fmt.Errorf("%s%w", strings.Repeat("é", 8<<10), imgd.ErrInvalid), imgd.Failed, imgd.StatusError{Kind: "invalid", Message: strings.Repeat("é", 4<<10)}},
 	}
@@ -38,15 +39,54 @@ func TestEnds(t *testing.T) {
 		answers["refs/heads/"+test.name] = test.err
 	}
 	running(t, consume(b, openHandler(t, func(_ context.Context, req *imgd.Request) error { return answers[req.Ref] })))
+	var told []imgd.Status
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			st := final(t, b, ask(t, b, "refs/heads/"+test.name))
 			if st.State != test.state || st.Error == nil || *st.Error != test.want || st.Release != "" || st.EndedAt.IsZero() {
 				t.Errorf("got %s, %+v; want %s, %+v", st.State, st.Error, test.state, test.want)
 			}
+			if st.State != imgd.Unchanged {
+				told = append(told, st)
+			}
 		})
 	}
 	empty(t, js)
+	checkEnds(t, js, told...)
+}
+
+// ends is a config with an image and an index for events.
+func ends(url string) events.Config {
+	return events.Config{URL: url, IndexID: "0123456789abcdef", Image: func(project string) string { return "demo/" + project }}
+}
+
+// checkEnds wants the events of these ends in the stream, each once and in its
+// own bytes, and no others.
+func checkEnds(t *testing.T, js jetstream.JetStream, want ...imgd.Status) {
+	t.Helper()
+	got := map[string]*jetstream.RawStreamMsg{}
+	all := messages(t, js, "IMGD_EVENTS")
+	for _, m := range all {
+		got[m.Subject] = m
+	}
+	if len(all) != len(want) {
+		t.Errorf("got %d events, want %d", len(all), len(want))
+	}
+	for _, st := range want {
+		subject, body, err := events.EndEnvelope(st, "demo/"+st.Project, "0123456789abcdef")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := got[subject]
+		if m == nil {
+			t.Errorf("no event %s among %d", subject, len(all))
+			continue
+		}
+		id := fmt.Sprintf("%s-%d", st.Request, st.AskedAt.UnixMilli())
+		if !bytes.Equal(m.Data, body) || m.Header.Get("Nats-Msg-Id") != id || m.Header.Get("Content-Type") != "application/cloudevents+json" {
+			t.Errorf("%s: got  %v %s\nwant %s %s", subject, m.Header, m.Data, id, body)
+		}
+	}
 }
 
 func TestRetries(t *testing.T) {
@@ -111,6 +151,7 @@ func TestUnreadable(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("cut at %q/%v", cut, arrives), func(t *testing.T) {
+				t.Parallel()
 				s := startServer(t)
 				_, js := s.raw()
 				g := newGate(t, s)

@@ -2,31 +2,53 @@ package events
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
+	"slices"
 	"time"
 
-	"github.com/package-url/packageurl-go"
-
 	"github.com/imgd/imgd"
-	"github.com/imgd/imgd/version"
 )
 
-// What the envelope of a published release says of itself: CloudEvents 1.0 in
-// structured JSON around a CDEvent of spec 0.5.1.
+// What every event says of itself: CloudEvents 1.0 in structured JSON. There is
+// no dataschema: it would have to be an address that never moves, and imgd has
+// none. The type has the format's version, and docs/events a schema a type.
 const (
 	cloudEvents     = "1.0"
-	cdEvents        = "0.5.1"
-	publishedType   = "dev.cdevents.artifact.published.0.3.0"
 	contentType     = "application/cloudevents+json"
 	dataContentType = "application/json"
 )
 
-// cloudEvent is a CloudEvent. Its datacontenttype is application/json, as
+// What an event tells, the third token of its subject. Ends of requests are
+// called as their states are.
+const (
+	tellPublished = "published"
+	tellDeleted   = "deleted"
+	tellDrift     = "drift"
+)
+
+// Types are the CloudEvents types of the events, by what they tell.
+func Types() map[string]string {
+	types := map[string]string{tellPublished: publishedType, tellDeleted: deletedType, tellDrift: ownType(tellDrift)}
+	for _, end := range toldEnds() {
+		types[string(end)] = ownType(string(end))
+	}
+	return types
+}
+
+// toldEnds are the ends of requests that have events of their own.
+func toldEnds() []imgd.State {
+	return []imgd.State{imgd.Failed, imgd.Conflicted, imgd.Superseded, imgd.Dead}
+}
+
+// ownType is that of an event whose data is imgd's own.
+func ownType(what string) string { return "dev.imgd." + what + ".v1" }
+
+// A cloudEvent is a CloudEvent. Its datacontenttype is application/json, as
 // CDEvents' own SDK writes it: CloudEvents' Go SDK refuses an object as data
 // under the application/cdevents+json of the binding's text.
 type cloudEvent struct {
@@ -37,80 +59,29 @@ type cloudEvent struct {
 	Subject         string    `json:"subject"`
 	Time            time.Time `json:"time"`
 	DataContentType string    `json:"datacontenttype"`
-	Data            cdEvent   `json:"data"`
+	Data            any       `json:"data"`
 }
 
-type cdEvent struct {
-	Context struct {
-		SpecVersion string    `json:"specversion"` // was version before spec 0.5
-		ID          string    `json:"id"`
-		Source      string    `json:"source"`
-		Type        string    `json:"type"`
-		Timestamp   time.Time `json:"timestamp"`
-	} `json:"context"`
-	Subject struct {
-		ID      string   `json:"id"` // purl
-		Source  string   `json:"source"`
-		Content struct{} `json:"content"` // the schema takes sbom and user, nothing else
-	} `json:"subject"`
-	CustomData            publishedData `json:"customData"`
-	CustomDataContentType string        `json:"customDataContentType"`
+// newEvent is an event of the index with that ID, without subject and data.
+func newEvent(id, typ string, at time.Time, indexID string) cloudEvent {
+	return cloudEvent{SpecVersion: cloudEvents, ID: id, Source: "urn:imgd:" + indexID, Type: typ,
+		Time: at.UTC(), DataContentType: dataContentType}
 }
 
-// publishedData is what imgd itself tells of a published release.
-type publishedData struct {
-	Release string         `json:"release"`
-	Request string         `json:"request"`
-	Seq     uint64         `json:"seq"` // of the index
-	Records []imgd.Record  `json:"records"`
-	Tags    []publishedTag `json:"tags"`
-}
-
-type publishedTag struct {
-	Tag        string       `json:"tag"`
-	Kind       version.Kind `json:"kind"`
-	Ref        string       `json:"ref"`
-	Generation uint64       `json:"generation"`
-	AskedAt    time.Time    `json:"askedAt"`
-}
-
-// Envelope is the event of a published release: the subject it goes to and its
-// bytes, which are the same for the same release. indexID is that of the index
-// that published it.
-func Envelope(rel imgd.Release, indexID string) (subject string, body []byte, err error) {
-	rel.PublishedAt = rel.PublishedAt.UTC() // also in its records
-	purl, err := packageURL(rel)
-	if err != nil {
-		return "", nil, fmt.Errorf("name release %s as purl: %w", rel.ID, err)
-	}
-	e := cloudEvent{SpecVersion: cloudEvents, ID: rel.ID, Source: "urn:imgd:" + indexID, Type: publishedType,
-		Subject: purl, Time: rel.PublishedAt, DataContentType: dataContentType}
-	c := &e.Data
-	c.Context.SpecVersion, c.Context.ID, c.Context.Source = cdEvents, e.ID, e.Source
-	c.Context.Type, c.Context.Timestamp = e.Type, e.Time
-	c.Subject.ID, c.Subject.Source = purl, e.Source
-	c.CustomData, c.CustomDataContentType = customData(rel), dataContentType
-	if body, err = marshal(e); err != nil {
-		return "", nil, fmt.Errorf("write event of release %s: %w", rel.ID, err)
-	}
-	return eventSubject("published", rel.Image, rel.ID), body, nil
-}
+// noImage stands in subjects for an image that is not known. It is never the
+// base64 of a name.
+const noImage = "_"
 
 // eventSubject has the image as base64url, because names have slashes and dots.
 func eventSubject(what, image, id string) string {
-	return eventsPrefix + what + "." + base64.RawURLEncoding.EncodeToString([]byte(image)) + "." + id
+	return eventsPrefix + what + "." + imageToken(image) + "." + id
 }
 
-func customData(rel imgd.Release) publishedData {
-	data := publishedData{Release: rel.ID, Request: rel.Request.ID, Seq: rel.Seq, Records: rel.Records(), Tags: []publishedTag{}}
-	if data.Records == nil {
-		data.Records = []imgd.Record{}
+func imageToken(image string) string {
+	if image == "" {
+		return noImage
 	}
-	for _, t := range rel.Taken() {
-		data.Tags = append(data.Tags, publishedTag{Tag: t.Name, Kind: t.Kind, Ref: rel.Request.Ref,
-			Generation: t.Generation, AskedAt: rel.Request.AskedAt.UTC()})
-	}
-	return data
+	return base64.RawURLEncoding.EncodeToString([]byte(image))
 }
 
 // marshal leaves & and the like as they are: purls have them.
@@ -124,46 +95,51 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimRight(buf.Bytes(), "\n"), nil
 }
 
-// packageURL is the release as pkg:oci/<last name part>@<root>, where it lies
-// first and under which tag.
-func packageURL(rel imgd.Release) (string, error) {
-	if rel.Root.Digest == "" || rel.Image == "" {
-		return "", errors.New("it has no root or no image")
-	}
-	var q packageurl.Qualifiers
-	if len(rel.Repositories) > 0 {
-		q = append(q, packageurl.Qualifier{Key: "repository_url", Value: rel.Repositories[0]})
-	}
-	if tag := mainTag(rel); tag != "" {
-		q = append(q, packageurl.Qualifier{Key: "tag", Value: tag})
-	}
-	digest := rel.Root.Digest.String()
-	p := packageurl.NewPackageURL(packageurl.TypeOCI, "", strings.ToLower(path.Base(rel.Image)), digest, q, "")
-	if err := p.Normalize(); err != nil {
-		return "", err
-	}
-	// packageurl-go follows ECMA-427, which leaves the colon. FORMATS.md and the
-	// examples of the oci type have it encoded; both are read as the same.
-	return strings.Replace(p.ToString(), "@"+digest, "@"+strings.Replace(digest, ":", "%3A", 1), 1), nil
-}
-
-// mainTag is the version tag, else the first taken.
-func mainTag(rel imgd.Release) string {
-	taken := rel.Taken()
-	for _, t := range taken {
-		if t.Kind == version.KindVersion {
-			return t.Name
-		}
-	}
-	if len(taken) == 0 {
-		return ""
-	}
-	return taken[0].Name
+// endData is what imgd tells of a request's end: its state and the image that
+// was to be.
+type endData struct {
+	Image string `json:"image"` // empty: the project is not configured
+	imgd.Status
 }
 
 // EndEnvelope is the event of a request's end: the subject it goes to and its
-// bytes, which are the same for the same state. image is the project's.
+// bytes, which are the same for the same state. image is the project's, empty if
+// nobody knows it. Superseded, conflict, failed and dead have such events; any
+// other state is an error.
+//
+// Its ID is that of the ask, <request>-<askedAt in unix ms>: who asks again gets
+// another event.
 func EndEnvelope(st imgd.Status, image, indexID string) (subject string, body []byte, err error) {
-	body, err = marshal(st)
-	return eventSubject(string(st.State), image, fmt.Sprintf("%s-%d", st.Request, st.AskedAt.UnixMilli())), body, err
+	what := string(st.State)
+	if !slices.Contains(toldEnds(), st.State) || st.Request == "" || st.EndedAt.IsZero() {
+		return "", nil, fmt.Errorf("write event of request %q: state %q, ended %s, is no end that is told", st.Request, what, st.EndedAt)
+	}
+	st.AskedAt, st.StartedAt, st.EndedAt = st.AskedAt.UTC(), st.StartedAt.UTC(), st.EndedAt.UTC()
+	e := newEvent(fmt.Sprintf("%s-%d", st.Request, st.AskedAt.UnixMilli()), ownType(what), st.EndedAt, indexID)
+	e.Subject, e.Data = st.Project, endData{Image: image, Status: st}
+	if body, err = marshal(e); err != nil {
+		return "", nil, fmt.Errorf("write event of request %s: %w", st.Request, err)
+	}
+	return eventSubject(what, image, e.ID), body, nil
+}
+
+// DriftEnvelope is the event of a drift that was seen at that time: the subject
+// it goes to and its bytes. The ID, and so the subject, is made of what drifted
+// and how, not of when and in which repository: the first 32 hex digits of the
+// sha256 of the JSON array [image, tag, wanted, found, generation].
+func DriftEnvelope(d imgd.Drift, at time.Time, indexID string) (subject string, body []byte, err error) {
+	if d.Image == "" || d.Tag == "" {
+		return "", nil, errors.New("write event of a drift: it names no image or no tag")
+	}
+	key, err := marshal([]any{d.Image, d.Tag, d.Wanted, d.Found, d.Generation})
+	if err != nil {
+		return "", nil, fmt.Errorf("name drift of %s:%s: %w", d.Image, d.Tag, err)
+	}
+	sum := sha256.Sum256(key)
+	e := newEvent(hex.EncodeToString(sum[:16]), ownType(tellDrift), at, indexID)
+	e.Subject, e.Data = d.Repository+":"+d.Tag, d
+	if body, err = marshal(e); err != nil {
+		return "", nil, fmt.Errorf("write event of drift of %s:%s: %w", d.Image, d.Tag, err)
+	}
+	return eventSubject(tellDrift, d.Image, e.ID), body, nil
 }

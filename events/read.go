@@ -5,10 +5,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/imgd/imgd"
 )
 
 // errEnough ends a read early.
@@ -25,10 +30,18 @@ const quiet = 2 * time.Second
 const readerGone = 30 * time.Second
 
 type readOptions struct {
-	stream  string
-	subject string
-	since   uint64 // a sequence; what comes after it is read
-	follow  bool   // for ever, else what is there
+	stream   string
+	subject  string
+	subjects []string // instead of subject: any of them; they must not overlap
+	since    uint64   // a sequence; what comes after it is read
+	follow   bool     // for ever, else what is there
+}
+
+func (o readOptions) filters() []string {
+	if len(o.subjects) > 0 {
+		return o.subjects
+	}
+	return []string{o.subject}
 }
 
 // read gives f the messages after o.since, in order, none twice and none left
@@ -61,7 +74,7 @@ type stopError struct{ error }
 // the consumer would not heed ctx while it tries.
 func (b *Bus) readOn(ctx context.Context, o *readOptions, f func(msg jetstream.Msg, seq uint64) error) error {
 	cons, err := b.js.OrderedConsumer(ctx, o.stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{o.subject}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		FilterSubjects: o.filters(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq: o.since + 1, MaxResetAttempts: 1, InactiveThreshold: readerGone,
 	})
 	if err != nil {
@@ -118,11 +131,63 @@ type Event struct {
 	Data    []byte // a CloudEvent in JSON
 }
 
-// Events gives f the events after since, in order, until f answers an error or
-// ctx is done; without follow it ends when all that are there were given. A
-// lost connection is made good while it follows, and is an error else.
-func (b *Bus) Events(ctx context.Context, since uint64, follow bool, f func(Event) error) error {
-	o := readOptions{stream: eventsStream, subject: eventsPrefix + ">", since: since, follow: follow}
+// An EventFilter chooses events. What is empty may be anything.
+type EventFilter struct {
+	Since uint64   // only those after this sequence
+	What  []string // published, failed, ...: any of these
+	Image string
+}
+
+// maxImage bounds an image's name, as registries bound theirs: it becomes part
+// of a subject, and the server hangs up on who sends too long ones.
+const maxImage = 255
+
+func (f EventFilter) check() error {
+	if len(f.Image) > maxImage {
+		return fmt.Errorf("image %.40q...: a name has at most %d bytes: %w", f.Image, maxImage, imgd.ErrInvalid)
+	}
+	known := slices.Sorted(maps.Keys(Types()))
+	for _, what := range f.What {
+		if !slices.Contains(known, what) {
+			return fmt.Errorf("event %.40q: want any of %s: %w", what, strings.Join(known, ", "), imgd.ErrInvalid)
+		}
+	}
+	if f.Since == math.MaxUint64 {
+		return fmt.Errorf("no event comes after %d: %w", f.Since, imgd.ErrInvalid)
+	}
+	return nil
+}
+
+// subjects are those of the events that f chooses. They do not overlap, which
+// the server would refuse.
+func (f EventFilter) subjects() []string {
+	if f.Image == "" && len(f.What) == 0 {
+		return []string{eventsPrefix + ">"}
+	}
+	image, whats := "*", []string{"*"}
+	if f.Image != "" {
+		image = imageToken(f.Image)
+	}
+	if len(f.What) > 0 {
+		whats = slices.Compact(slices.Sorted(slices.Values(f.What)))
+	}
+	var subjects []string
+	for _, what := range whats {
+		subjects = append(subjects, eventsPrefix+what+"."+image+".*")
+	}
+	return subjects
+}
+
+// Events gives f the events that filter chooses, in order, each once, until f
+// answers an error or ctx is done; without follow it ends when all that are
+// there were given. The server filters: what is not chosen costs nothing here. A
+// lost connection is made good while it follows, and is an error else. A filter
+// that can choose nothing is imgd.ErrInvalid.
+func (b *Bus) Events(ctx context.Context, filter EventFilter, follow bool, f func(Event) error) error {
+	if err := filter.check(); err != nil {
+		return err
+	}
+	o := readOptions{stream: eventsStream, subjects: filter.subjects(), since: filter.Since, follow: follow}
 	return b.read(ctx, o, func(msg jetstream.Msg, seq uint64) error {
 		return f(parseEvent(msg, seq))
 	})

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/imgd/imgd"
 )
 
@@ -95,27 +92,11 @@ func (b *Bus) insist(ctx context.Context, what string, do func() error) error {
 }
 
 // announce writes the event of rel if it is not there. Safe to repeat: the
-// subject is the release's own, the stream takes only the first message on it,
-// and the bytes are always the same. After a lost answer the next try finds it.
+// event is always the same bytes, and written once.
 func (b *Bus) announce(ctx context.Context, rel imgd.Release, indexID string) error {
 	subject, body, err := Envelope(rel, indexID)
 	if err != nil {
 		return err
 	}
-	msg := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{}}
-	msg.Header.Set("Content-Type", contentType)
-	_, err = b.publish(ctx, msg, jetstream.WithMsgID(rel.ID), jetstream.WithExpectStream(eventsStream), jetstream.WithExpectLastSequencePerSubject(0))
-	if outrun(err) && b.announced(ctx, subject) {
-		return nil
-	}
-	return err // 10158, "duplicate message id is in process", is one: it may fail yet
-}
-
-// announced looks whether the event is there. The server's "wrong last
-// sequence" alone does not prove it.
-func (b *Bus) announced(ctx context.Context, subject string) bool {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
-	defer cancel()
-	_, err := b.events.GetLastMsgForSubject(ctx, subject)
-	return err == nil
+	return b.writeOnce(ctx, subject, rel.ID, body)
 }

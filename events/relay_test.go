@@ -3,7 +3,6 @@ package events_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -187,6 +186,48 @@ func TestRelayOutlivesAnOutage(t *testing.T) {
 	s.start()
 }
 
+// However long it could not note how far it came, and though the server has
+// forgotten the IDs since, each event is there once, in order.
+func TestRelayAfterALongOutage(t *testing.T) {
+	s := startServer(t)
+	_, js := s.raw()
+	shortWindow(t, js)
+	l := newLog(t, s)
+	for range 5 {
+		l.publish()
+	}
+	l.failing = 1 << 20
+	stop := running(t, relay(connect(t, events.Config{URL: s.url()}), l))
+	receive(t, l.failed, "failed note") // so all of them are announced
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	for range 5 {
+		l.publish() // while it is down
+	}
+	s.start()
+	windowOver(t, js)
+	b := connect(t, events.Config{URL: s.url()})
+	stop = running(t, relay(b, l))
+	receive(t, l.failed, "failed note")
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	windowOver(t, js)
+	l.recover()
+	running(t, relay(b, l))
+	l.wholeTold(t)
+	checkEvents(t, js, l)
+}
+
+// recover ends the failures of SetTold.
+func (l *log) recover() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failing = 0
+}
+
 // Killed between announcing and noting, in the middle of a backlog.
 func TestRelayIsInterrupted(t *testing.T) {
 	s := startServer(t)
@@ -212,65 +253,4 @@ func TestRelayIsInterrupted(t *testing.T) {
 	running(t, relay(connect(t, events.Config{URL: s.url()}), l))
 	l.wholeTold(t)
 	checkEvents(t, js, l)
-}
-
-func TestEvents(t *testing.T) {
-	s := startServer(t)
-	b := connect(t, events.Config{URL: s.url(), Timeout: 200 * time.Millisecond})
-	l := newLog(t, s)
-	running(t, relay(b, l))
-	if got := there(t, b, 0); len(got) != 0 {
-		t.Errorf("got %v, want nothing", got)
-	}
-	for range 5 {
-		l.publish()
-	}
-	l.wholeTold(t)
-	all := there(t, b, 0)
-	if len(all) != 5 || len(there(t, b, 3)) != 2 || len(there(t, b, 5)) != 0 || len(there(t, b, 99)) != 0 {
-		t.Errorf("got %d events from 0, %d from 3, %d from 5", len(all), len(there(t, b, 3)), len(there(t, b, 5)))
-	}
-	if e := all[1]; e.Seq != 2 || e.What != "published" || e.Image != "demo/hello" || e.ID != l.Published(0)[1].ID {
-		t.Errorf("got %+v", e)
-	}
-
-	followed := make(chan events.Event, 100)
-	stop := running(t, func(ctx context.Context) error {
-		return b.Events(ctx, 1, true, func(e events.Event) error { followed <- e; return nil })
-	})
-	for want := uint64(2); want <= 5; want++ {
-		if e := receive(t, followed, "event"); e.Seq != want {
-			t.Errorf("got event %d, want %d", e.Seq, want)
-		}
-	}
-	s.stop()
-	s.start()
-	l.publish()
-	if e := receive(t, followed, "event after the restart"); e.Seq != 6 {
-		t.Errorf("got event %d, want 6", e.Seq)
-	}
-	if err := stop(); !errors.Is(err, context.Canceled) {
-		t.Errorf("got error %v, want that of the context", err)
-	}
-}
-
-func there(t *testing.T, b *events.Bus, since uint64) (all []events.Event) {
-	t.Helper()
-	if err := b.Events(t.Context(), since, false, func(e events.Event) error { all = append(all, e); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func TestEventsEndsWithItsReader(t *testing.T) {
-	s := startServer(t)
-	b := connect(t, events.Config{URL: s.url()})
-	l := newLog(t, s)
-	l.publish()
-	running(t, relay(b, l))
-	l.wholeTold(t)
-	enough := errors.New("enough")
-	if err := b.Events(t.Context(), 0, true, func(events.Event) error { return enough }); !errors.Is(err, enough) {
-		t.Errorf("got error %v, want the reader's", err)
-	}
 }

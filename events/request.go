@@ -2,6 +2,7 @@ package events
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
@@ -67,6 +70,7 @@ func subject(req imgd.Request) string {
 type Message struct {
 	Subject string    // imgd.requests.<project>.<class>
 	MsgID   string    // header Nats-Msg-Id, may be empty
+	Nonce   string    // header Imgd-Nonce, may be empty; it goes before MsgID
 	Seq     uint64    // in the stream
 	Time    time.Time // when the stream stored it
 	Body    []byte
@@ -96,7 +100,7 @@ func decode(m Message) (imgd.Request, error) {
 	if err := b.check(); err != nil {
 		return imgd.Request{}, err
 	}
-	if err := checkMsgID(m.MsgID); err != nil {
+	if err := errors.Join(checkID(jetstream.MsgIDHeader, m.MsgID), checkID(nonceHeader, m.Nonce)); err != nil {
 		return imgd.Request{}, err
 	}
 	req := imgd.Request{Project: project, Ref: b.Ref, Commit: b.Commit, By: b.By, Reason: b.Reason, Force: b.Force,
@@ -105,7 +109,7 @@ func decode(m Message) (imgd.Request, error) {
 		return imgd.Request{}, err
 	}
 	if req.Force || req.Rebuild {
-		req.Nonce = orElse(m.MsgID, strconv.FormatUint(m.Seq, 10))
+		req.Nonce = cmp.Or(m.Nonce, m.MsgID, strconv.FormatUint(m.Seq, 10))
 	}
 	req.ID = req.Hash()
 	return req, nil
@@ -144,14 +148,18 @@ func (b body) check() error {
 	return nil
 }
 
-// maxMsgID is far above <forge>/<delivery ID>/<project>.
-const maxMsgID = 256
+// nonceHeader is the nonce of a force or rebuild that is asked for once more:
+// it makes it the same request, whatever the message's own ID.
+const nonceHeader = "Imgd-Nonce"
 
-// checkMsgID wants printable ASCII: the ID may become a request's nonce, which
-// is kept.
-func checkMsgID(id string) error {
-	if len(id) > maxMsgID || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return fmt.Errorf("header Nats-Msg-Id %.40q: want at most %d printable ASCII characters", id, maxMsgID)
+// maxID is far above <forge>/<delivery ID>/<project>.
+const maxID = 256
+
+// checkID wants printable ASCII: the ID may become a request's nonce, which is
+// kept.
+func checkID(header, id string) error {
+	if len(id) > maxID || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("header %s %.40q: want at most %d printable ASCII characters", header, id, maxID)
 	}
 	return nil
 }

@@ -104,21 +104,39 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// A forced ask without Nats-Msg-Id is known by its place in the stream.
-func TestDecodeNonceFromSequence(t *testing.T) {
-	m := events.Message{Subject: "imgd.requests.hello.branch", Seq: 7, Time: time.Now(), Body: []byte(`{"schema":1,"ref":"refs/heads/main","rebuild":true}`)}
-	req, err := events.Decode(m)
-	if err != nil || req.Nonce != "7" {
-		t.Errorf("got nonce %q, error %v; want 7", req.Nonce, err)
+// A forced ask is known by the nonce it comes with, else by its message's ID,
+// else by its place in the stream; an ask that is not has none.
+func TestDecodeNonce(t *testing.T) {
+	for _, test := range []struct{ msgID, nonce, want string }{{"", "", "7"}, {"id", "", "id"}, {"id", "n", "n"}, {"", "n", "n"}} {
+		m := events.Message{Subject: subject, MsgID: test.msgID, Nonce: test.nonce, Seq: 7, Time: time.Now(), Body: []byte(`{"schema":1,"ref":"refs/heads/main","rebuild":true}`)}
+		req, err := events.Decode(m)
+		if err != nil || req.Nonce != test.want {
+			t.Errorf("%+v: got nonce %q, error %v", test, req.Nonce, err)
+		}
+		m.Body = []byte(`{"schema":1,"ref":"refs/heads/main"}`)
+		if req, err := events.Decode(m); err != nil || req.Nonce != "" {
+			t.Errorf("%+v: got nonce %q, error %v; want none", test, req.Nonce, err)
+		}
+	}
+}
+
+func TestDecodeRefusesHeaders(t *testing.T) {
+	for _, id := range []string{strings.Repeat("x", 257), "a\nb", "a\x00", "\x7f", "é", "\xff"} {
+		for _, m := range []events.Message{{MsgID: id}, {Nonce: id}, {MsgID: id, Nonce: "n"}, {MsgID: "id", Nonce: id}} {
+			m.Subject, m.Time, m.Body = subject, stored, []byte(`{"schema":1,"ref":"refs/heads/main"}`)
+			if _, err := events.Decode(m); !errors.Is(err, imgd.ErrInvalid) || !strings.Contains(err.Error(), "header") {
+				t.Errorf("%q, %q: got error %v, want ErrInvalid", m.MsgID, m.Nonce, err)
+			}
+		}
 	}
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add("imgd.requests.hello.branch", []byte(`{"schema":1,"ref":"refs/heads/main"}`))
-	f.Add("imgd.requests.a.pr", []byte(`{"schema":1,"ref":"refs/pull/1/head","commit":"`+commit+`","force":true,"reason":"r","args":{"a":"b"},"platforms":["linux/arm64"],"askedAt":"2026-11-21T10:00:00Z"}`))
-	f.Add("imgd.requests..", []byte(`{"schema":1}{}`))
-	f.Fuzz(func(t *testing.T, subject string, body []byte) {
-		req, err := events.Decode(events.Message{Subject: subject, MsgID: "id", Time: stored, Body: body})
+	f.Add("imgd.requests.hello.branch", "id", "", []byte(`{"schema":1,"ref":"refs/heads/main"}`))
+	f.Add("imgd.requests.a.pr", "", "n", []byte(`{"schema":1,"ref":"refs/pull/1/head","commit":"`+commit+`","force":true,"reason":"r","args":{"a":"b"},"platforms":["linux/arm64"],"askedAt":"2026-11-21T10:00:00Z"}`))
+	f.Add("imgd.requests..", "a\nb", "\xff", []byte(`{"schema":1}{}`))
+	f.Fuzz(func(t *testing.T, subject, msgID, nonce string, body []byte) {
+		req, err := events.Decode(events.Message{Subject: subject, MsgID: msgID, Nonce: nonce, Seq: 7, Time: stored, Body: body})
 		if err != nil {
 			if !errors.Is(err, imgd.ErrInvalid) {
 				t.Errorf("error %v is not ErrInvalid", err)
@@ -136,6 +154,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		if strings.ContainsAny(req.Project, ". */\\") || req.Project == "" {
 			t.Errorf("project %q", req.Project)
+		}
+		if (req.Nonce != "") != (req.Force || req.Rebuild) || len(req.Nonce) > 256 || strings.ContainsFunc(req.Nonce, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("nonce %q, force %v, rebuild %v", req.Nonce, req.Force, req.Rebuild)
 		}
 	})
 }

@@ -23,15 +23,24 @@ const patience = 20 * time.Second
 // A natsServer is a real one, in process, that can be stopped and started again
 // on its address and data.
 type natsServer struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	port int
 	srv  *server.Server
+	lazy bool // syncs nothing: for tests with many messages
 }
 
-func startServer(t *testing.T) *natsServer {
+func startServer(t testing.TB) *natsServer {
 	t.Helper()
 	s := &natsServer{t: t, dir: t.TempDir(), port: -1}
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func startLazyServer(t testing.TB) *natsServer {
+	t.Helper()
+	s := &natsServer{t: t, dir: t.TempDir(), port: -1, lazy: true}
 	s.start()
 	t.Cleanup(s.stop)
 	return s
@@ -40,7 +49,7 @@ func startServer(t *testing.T) *natsServer {
 func (s *natsServer) start() {
 	s.t.Helper()
 	srv, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: s.port, JetStream: true, StoreDir: s.dir, SyncAlways: true, NoSigs: true, NoLog: true,
+		Host: "127.0.0.1", Port: s.port, JetStream: true, StoreDir: s.dir, SyncAlways: !s.lazy, NoSigs: true, NoLog: true,
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -157,6 +166,8 @@ type gate struct {
 	mu      sync.Mutex // guards what follows
 	at      []byte     // nil: everything passes
 	arrives bool       // the message at which the connection is lost still gets there, its answer never does
+	dies    bool       // then nothing passes any more
+	dead    bool
 	tripped chan struct{}
 	hold    []byte // nil: everything comes back
 	held    chan struct{}
@@ -178,6 +189,10 @@ func newGate(t *testing.T, s *natsServer) *gate {
 			if err != nil {
 				return
 			}
+			if g.isDead() {
+				client.Close()
+				continue
+			}
 			go g.serve(client, target)
 		}
 	}()
@@ -193,13 +208,29 @@ func (g *gate) lose(at string, arrives bool) (tripped <-chan struct{}) {
 	return g.tripped
 }
 
+// die is lose, after which no connection comes to be any more, as if the process
+// had died there.
+func (g *gate) die(at string, arrives bool) (tripped <-chan struct{}) {
+	tripped = g.lose(at, arrives)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dies = true
+	return tripped
+}
+
+func (g *gate) isDead() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.dead
+}
+
 func (g *gate) trips(chunk []byte) (trips, arrives bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.at == nil || !bytes.Contains(chunk, g.at) {
 		return false, false
 	}
-	g.at = nil
+	g.at, g.dead = nil, g.dies
 	close(g.tripped)
 	return true, g.arrives
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -21,17 +20,20 @@ const maxRaces = 16
 
 // yields reports whether next may replace s. States are ordered by the time of
 // their ask, as the stream or the asker gave it, so that whoever waits for the
-// end of his ask never misses it. Of one ask an end yields only to another, and
-// published, which is what the index says, only to itself; before the end the newest
-// delivery tells, in case an older one has lost its lease.
+// end of his ask never misses it. Of one ask the first end stands: what follows
+// from it is made of it. Only what the index says goes before it: published,
+// and for a cancelled one a release that was admitted all the same. Before the
+// end the newest delivery tells, in case an older one has lost its lease.
 func yields(s, next imgd.Status) bool {
 	switch {
 	case !s.AskedAt.Equal(next.AskedAt):
 		return s.AskedAt.Before(next.AskedAt) && (s.State.Final() || !fromIntake(next))
-	case next.State.Final():
-		return s.State != imgd.Published || next.State == imgd.Published
+	case s.State == imgd.Cancelled && next.State == imgd.Publishing:
+		return next.Release != ""
+	case s.State.Final():
+		return s.State != imgd.Published && next.State == imgd.Published
 	default:
-		return !s.State.Final() && !fromIntake(next) && s.Tries <= next.Tries
+		return next.State.Final() || !fromIntake(next) && s.Tries <= next.Tries
 	}
 }
 
@@ -41,28 +43,29 @@ func fromIntake(s imgd.Status) bool {
 }
 
 // advance writes st durably unless something stands there that does not yield,
-// and answers the sequence it wrote, or 0. hint is the sequence of the state the
-// caller wrote last: over that one it writes without looking. It is safe to
-// repeat: what it wrote yields to the same again.
-func (b *Bus) advance(ctx context.Context, st imgd.Status, hint uint64) (uint64, error) {
+// and answers what stands then; if st does, its sequence is that of the write.
+// hint is the sequence of the state the caller wrote last: over that one it
+// writes without looking. It is safe to repeat: a state that was written does
+// no harm if it is written again, and an end stands as it was first written.
+func (b *Bus) advance(ctx context.Context, st imgd.Status, hint uint64) (stands standing, err error) {
 	for range maxRaces {
 		seq, err := b.write(ctx, st, hint)
 		if err == nil {
-			return seq, nil
+			return standing{Status: st, seq: seq, own: true}, nil
 		}
 		if !outrun(err) {
-			return 0, fmt.Errorf("write state %s: %w", st.State, err)
+			return standing{}, fmt.Errorf("write state %s: %w", st.State, err)
 		}
 		cur, found, err := b.last(ctx, st.Request)
 		if err != nil {
-			return 0, err
+			return standing{}, err
 		}
 		if found && !yields(cur.Status, st) {
-			return 0, nil
+			return cur, nil
 		}
 		hint = cur.seq
 	}
-	return 0, fmt.Errorf("write state %s: outrun %d times", st.State, maxRaces)
+	return standing{}, fmt.Errorf("write state %s: outrun %d times", st.State, maxRaces)
 }
 
 func (b *Bus) write(ctx context.Context, st imgd.Status, hint uint64) (uint64, error) {
@@ -81,10 +84,11 @@ func (b *Bus) write(ctx context.Context, st imgd.Status, hint uint64) (uint64, e
 type standing struct {
 	imgd.Status
 	seq uint64
+	own bool // the caller has just written it
 }
 
-// last is the state that stands; what is no state, and so not imgd's, reads as
-// the empty one, which yields to all.
+// last is the state that stands; what is no state of imgd's reads as the empty
+// one, which yields to all.
 func (b *Bus) last(ctx context.Context, request string) (standing, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
@@ -100,7 +104,7 @@ func (b *Bus) last(ctx context.Context, request string) (standing, bool, error) 
 
 func parseStatus(data []byte) imgd.Status {
 	var st imgd.Status
-	if err := json.Unmarshal(data, &st); err != nil {
+	if err := json.Unmarshal(data, &st); err != nil || st.State.Final() && st.EndedAt.IsZero() {
 		return imgd.Status{}
 	}
 	return st
@@ -141,71 +145,4 @@ func (b *Bus) WatchStatus(ctx context.Context, request string) iter.Seq2[imgd.St
 			yield(imgd.Status{}, err)
 		}
 	}
-}
-
-// statusWindow is how many sequences Statuses looks back for each status it
-// wants: a request writes some five, of which the last stays.
-const statusWindow = 8
-
-// Statuses are the states written before the place before (0: all), the last
-// written first, at most limit of them, and the place to go on from (0: none
-// are left).
-func (b *Bus) Statuses(ctx context.Context, limit int, before uint64) (items []imgd.Status, next uint64, err error) {
-	end, err := b.statusEnd(ctx, before)
-	if err != nil || limit <= 0 {
-		return nil, 0, err
-	}
-	for window := uint64(limit) * statusWindow; ; window *= statusWindow {
-		since := end - min(end, window)
-		found, err := b.statusesIn(ctx, since, end)
-		if err != nil {
-			return nil, 0, err
-		}
-		slices.Reverse(found)
-		if len(found) > limit {
-			return statusesOf(found[:limit]), found[limit-1].seq, nil
-		}
-		if since == 0 {
-			return statusesOf(found), 0, nil
-		}
-	}
-}
-
-// statusEnd is the last sequence before before.
-func (b *Bus) statusEnd(ctx context.Context, before uint64) (uint64, error) {
-	if before > 0 {
-		return before - 1, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
-	defer cancel()
-	info, err := b.status.Info(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("ask for %s: %w", statusStream, err)
-	}
-	return info.State.LastSeq, nil
-}
-
-// statusesIn are the states with since < seq <= end, in the stream's order.
-func (b *Bus) statusesIn(ctx context.Context, since, end uint64) (found []standing, err error) {
-	err = b.read(ctx, readOptions{stream: statusStream, subject: statusPrefix + ">", since: since}, func(msg jetstream.Msg, seq uint64) error {
-		if seq > end {
-			return errEnough
-		}
-		if st := parseStatus(msg.Data()); st.State != "" {
-			found = append(found, standing{Status: st, seq: seq})
-		}
-		return nil
-	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return found, err
-}
-
-func statusesOf(found []standing) []imgd.Status {
-	items := make([]imgd.Status, len(found))
-	for i, s := range found {
-		items[i] = s.Status
-	}
-	return items
 }

@@ -2,8 +2,10 @@ package events_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +44,33 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
+// A nonce makes it the same request under whatever delivery, for ever.
+func TestSubmitNonce(t *testing.T) {
+	s := startServer(t)
+	_, js := s.raw()
+	b := connect(t, events.Config{URL: s.url()})
+	want := imgd.Request{Project: "hello", Ref: "refs/heads/main", Commit: commit, Rebuild: true, Nonce: "first"}
+	for i, delivery := range []string{"", "", "mine", "mine"} {
+		req, err := b.Submit(t.Context(), want, delivery)
+		if err != nil || req.ID != want.Hash() || req.Nonce != "first" {
+			t.Errorf("%d: got %+v, error %v", i, req, err)
+		}
+	}
+	queued := messages(t, js, "IMGD_REQUESTS")
+	if len(queued) != 3 {
+		t.Errorf("got %d messages, want 3: one of a delivery", len(queued))
+	}
+	for _, m := range queued {
+		if m.Header.Get("Imgd-Nonce") != "first" || m.Header.Get("Nats-Msg-Id") == "" {
+			t.Errorf("got header %v", m.Header)
+		}
+	}
+	want.Nonce = "a\nb"
+	if _, err := b.Submit(t.Context(), want, ""); !errors.Is(err, imgd.ErrInvalid) {
+		t.Errorf("got error %v, want ErrInvalid", err)
+	}
+}
+
 func TestSubmitRefuses(t *testing.T) {
 	s := startServer(t)
 	_, js := s.raw()
@@ -65,6 +94,7 @@ func TestSubmitIsCutOff(t *testing.T) {
 	for _, at := range []string{"imgd.requests.hello", `"state":"queued"`} {
 		for _, arrives := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%v", at[:6], arrives), func(t *testing.T) {
+				t.Parallel()
 				s := startServer(t)
 				_, js := s.raw()
 				g := newGate(t, s)
@@ -159,7 +189,7 @@ func TestForeignStatus(t *testing.T) {
 	want := imgd.Request{Project: "hello", Ref: "refs/heads/main", Commit: commit}
 	want.ID = want.Hash()
 	running(t, consume(b, openHandler(t, nil)))
-	for _, foreign := range []string{`{"state":"failed","askedAt":"2000-01-01T00:00:00Z"}`, `{}`, `no state`} {
+	for _, foreign := range []string{`{"state":"failed","askedAt":"2000-01-01T00:00:00Z"}`, `{"state":"failed","askedAt":"2000-01-01T00:00:00Z","endedAt":"2000-01-01T00:00:00Z"}`, `{}`, `no state`} {
 		if _, err := js.Publish(t.Context(), "imgd.status."+want.ID, []byte(foreign)); err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +213,7 @@ func TestForeignStatus(t *testing.T) {
 func TestStatuses(t *testing.T) {
 	s := startServer(t)
 	b := connect(t, events.Config{URL: s.url()})
-	if got, next, err := b.Statuses(t.Context(), 10, 0); len(got) != 0 || next != 0 || err != nil {
+	if got, next, err := b.Statuses(t.Context(), imgd.StatusFilter{}, 10, 0); len(got) != 0 || next != 0 || err != nil {
 		t.Errorf("of nothing: got %v, next %d, error %v", got, next, err)
 	}
 	running(t, consume(b, openHandler(t, nil)))
@@ -196,7 +226,7 @@ func TestStatuses(t *testing.T) {
 	for _, limit := range []int{1, 10, 25, 100} {
 		var got []string
 		for before, more := uint64(0), true; more; {
-			page, next, err := b.Statuses(t.Context(), limit, before)
+			page, next, err := b.Statuses(t.Context(), imgd.StatusFilter{}, limit, before)
 			if err != nil || len(page) > limit {
 				t.Fatalf("got %d items, error %v", len(page), err)
 			}
@@ -208,5 +238,76 @@ func TestStatuses(t *testing.T) {
 		if strings.Join(got, " ") != strings.Join(want, " ") {
 			t.Errorf("by %d: got %v\nwant %v", limit, got, want)
 		}
+	}
+}
+
+// A filter chooses, page by page, and a list that chooses little looks at so
+// many states only, and says where to go on.
+func TestStatusesFilter(t *testing.T) {
+	t.Parallel()
+	s := startLazyServer(t)
+	nc, js := s.raw()
+	b := connect(t, events.Config{URL: s.url()})
+	const all = 20_000
+	var want []string
+	for i := range all {
+		st := imgd.Status{Request: fmt.Sprintf("%032x", i), Project: "hello", State: imgd.Published, EndedAt: stored}
+		if i == 3 || i == 40 || i == 41 || i == 19_000 {
+			st.Project, st.State = "other", imgd.Failed
+			want = append([]string{st.Request}, want...)
+		}
+		data, err := json.Marshal(st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Publish("imgd.status."+st.Request, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nc.FlushTimeout(patience); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all states stored", func() bool { return count(t, js, "IMGD_STATUS") == all })
+	for limit, filter := range map[int]imgd.StatusFilter{2: {Project: "other"}, 100: {State: imgd.Failed}} {
+		var got []string
+		calls := 0
+		for before, more := uint64(0), true; more; calls++ {
+			page, next, err := b.Statuses(t.Context(), filter, limit, before)
+			if err != nil || len(page) > limit {
+				t.Fatalf("got %d items, error %v", len(page), err)
+			}
+			for _, st := range page {
+				got = append(got, st.Request)
+			}
+			before, more = next, next != 0
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%+v by %d: got %v\nwant %v", filter, limit, got, want)
+		}
+		if calls < 2 {
+			t.Errorf("%+v by %d: %d states were read in one call", filter, limit, all)
+		}
+	}
+	for _, filter := range []imgd.StatusFilter{{Project: "other", State: imgd.Published}, {Project: "none"}} {
+		page, next, err := b.Statuses(t.Context(), filter, 10, 5000)
+		if len(page) != 0 || next != 0 || err != nil {
+			t.Errorf("%+v: got %v, next %d, error %v", filter, page, next, err)
+		}
+	}
+}
+
+// writeStatus writes a state as another process does.
+func writeStatus(t *testing.T, s *natsServer, st imgd.Status) {
+	t.Helper()
+	_, js := s.raw()
+	if st.State.Final() {
+		st.EndedAt = st.AskedAt
+	}
+	data, err := json.Marshal(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "imgd.status."+st.Request, data); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	statusPrefix   = "imgd.status."
 	eventsPrefix   = "imgd.events."
 	deadPrefix     = "imgd.dead."
+	cancelPrefix   = "imgd.cancel." // not in a stream: it is for whoever runs the request now
 
 	consumerName = "imgd"
 )
@@ -64,6 +65,8 @@ func (b *Bus) declare(ctx context.Context) error {
 			b.status = stream
 		case eventsStream:
 			b.events = stream
+		case deadStream:
+			b.dead = stream
 		}
 	}
 	return nil
