@@ -297,6 +297,11 @@ func (r Release) Taken() []ReleaseTag {
 	return taken
 }
 
+// refused reports whether the registry or an operator ended the release.
+func (r Release) refused() bool {
+	return r.State == ReleaseAbandoned && r.Why != RootLost && r.Why != LostClaims
+}
+
 // left are the tags that the release asked for and does not have.
 func (r Release) left() []ReleaseTag {
 	return slices.DeleteFunc(slices.Clone(r.Tags), func(t ReleaseTag) bool { return t.Reason == "" })

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/imgd/imgd/version"
 )
@@ -50,10 +48,16 @@ type Tagger interface {
 	// Tag makes tag name root, whose bytes the repository has, and reads it
 	// back. Returning nil promises that the registry served root under tag
 	// since the call began. ErrNotFound if the repository does not have root.
-	// Safe to repeat: the same bytes are put.
+	// ErrRefused if the registry will not take the tag however often it is
+	// asked, as of an immutable one, and the tag was seen to name something
+	// else still; what credentials or time may mend is no refusal, and nothing
+	// is refused that the tag names already. Safe to repeat: the same bytes are
+	// put.
 	Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error
 	// Untag removes tag if ours says that what it names is imgd's. It is no
-	// error if the tag is gone or another's. Safe to repeat.
+	// error if the tag is gone or another's. ErrRefused if the registry will
+	// not remove it however often it is asked, and serves it still. Safe to
+	// repeat.
 	Untag(ctx context.Context, repository, tag string, ours func(digest.Digest) bool) error
 }
 
@@ -99,7 +103,8 @@ type Lookup interface {
 // Asker puts a request into the queue.
 type Asker interface {
 	// Ask enqueues req durably before it returns. Safe to repeat: a second ask
-	// for the same thing is the same request.
+	// for the same thing is the same request, if req has a Nonce with Force and
+	// Rebuild. ErrInvalid if the queue would never take it.
 	Ask(ctx context.Context, req Request) error
 }
 
@@ -118,39 +123,59 @@ type Pipeline struct {
 
 	// settling holds a chan struct{} of one place per image: one settle at a time.
 	settling sync.Map
+
+	// repaid holds the IDs of abandoned releases for which this process has
+	// asked anew: see askAnew.
+	repaid sync.Map
+
+	// sweeping guards failed: the open releases that DriveOpen could not drive.
+	sweeping sync.Mutex
+	failed   map[string]failures // by release ID
 }
 
 // Handle takes req to its end, or returns an error that says why not:
-// ErrUnchanged, ErrSuperseded, ErrConflict, ErrInvalid and *BuildError are
-// ends too, anything else is worth another try. It completes req in place and
-// tells report each stage. Recovery is this same way again: every effect is
-// found done by looking at the index or the registry.
+// ErrUnchanged, ErrSuperseded, ErrConflict, ErrInvalid, ErrRefused and
+// *BuildError are ends too, anything else is worth another try. It completes
+// req in place. Recovery is this same way again: every effect is found done by
+// looking at the index or the registry.
+//
+// It tells report each stage: Publishing before it writes any tag or goes on
+// with an admitted release, and Resolving and Building, after Publishing too,
+// where an ask is not answered by that.
+//
+// Next to an error that is no end, a release in state admitted says that only
+// driving it has failed, and one in state abandoned that others have not got
+// back yet what it had claimed, or that its root was lost and it is to be built
+// again. None of them is given up. Any other such error
+// comes with no release: nothing of req stands admitted.
 func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State)) (Release, error) {
 	first, done, err := p.standing(ctx, *req, report)
 	if done {
 		return first, err
 	}
 	report(Resolving)
-	if err := p.Resolve(ctx, req); err != nil {
-		return Release{}, err
-	}
-	known := first
-	if now, _ := p.Lookup.Newest(req.ID); now.ID != first.ID { // resolving told the ID, or took its time
-		if known, done, err = p.standing(ctx, *req, report); done {
-			return known, err
+	known, rel := first, Release{}
+	if err = p.Resolve(ctx, req); err == nil {
+		if now, _ := p.Lookup.Newest(req.ID); now.ID != first.ID { // resolving told the ID, or took its time
+			if known, done, err = p.standing(ctx, *req, report); done {
+				return known, err
+			}
 		}
+		rel, err = p.admit(ctx, *req, known, report)
 	}
-	rel, err := p.admit(ctx, *req, known, report)
 	if err != nil {
 		// Whoever worked on it beside this run and made a release is right.
 		now, ok := p.Lookup.Newest(req.ID)
 		if !ok || now.ID == known.ID || now.State == ReleaseAbandoned {
-			return Release{}, p.leave(ctx, *req, err)
+			return Release{}, p.leave(ctx, *req, err, report)
 		}
 		rel = now
 	}
 	if rel.Request.AskedAt.Before(req.AskedAt) {
 		return p.Handle(ctx, req, report) // another run's, for an earlier ask: this one is still to be answered
+	}
+	if rel.State == ReleasePublished {
+		return rel, nil // another run's
 	}
 	report(Publishing)
 	return p.Drive(ctx, rel)
@@ -158,44 +183,47 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 
 // standing goes on from where the request's newest release stands, and reports
 // whether that is the answer: not if req was asked later, for then a tag may
-// have moved on meanwhile, and not if its root is lost.
+// have moved on meanwhile, or what was refused be allowed, and not if its root
+// is lost.
 func (p *Pipeline) standing(ctx context.Context, req Request, report func(State)) (newest Release, done bool, err error) {
 	newest, ok := p.Lookup.Newest(req.ID)
 	if !ok {
 		return Release{}, false, nil
 	}
 	later := req.AskedAt.After(newest.Request.AskedAt)
-	if newest.State == ReleaseAdmitted {
+	switch newest.State {
+	case ReleaseAdmitted:
 		report(Publishing)
 		driven, err := p.Drive(ctx, newest)
-		if err != nil && !(later && errors.Is(err, ErrSuperseded)) {
+		if err != nil && !(later && isOver(err)) {
 			return driven, true, err
 		}
 		newest = driven
+	case ReleaseAbandoned: // what it owes others comes first: req may end before anything follows it
+		report(Publishing)
+		if err := p.giveBack(ctx, newest); err != nil {
+			return newest, true, err
+		}
 	}
-	if newest.Why == RootLost { // what it owes others comes first: req may end before it is built again
-		err := p.giveBack(ctx, newest)
-		return newest, err != nil, err
-	}
-	if later {
+	if later || newest.Why == RootLost {
 		return newest, false, nil
 	}
 	if newest.State == ReleaseAbandoned {
-		return newest, true, p.asEnd(ctx, newest)
+		return newest, true, whyOver(newest)
 	}
 	return newest, true, nil
 }
 
 // leave is err, the end of a request that took no tag. The tags that stand
 // where they stood are settled first: the registry may have lost one.
-func (p *Pipeline) leave(ctx context.Context, req Request, err error) error {
+func (p *Pipeline) leave(ctx context.Context, req Request, err error, report func(State)) error {
 	if !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
 		return err
 	}
-	image := p.Projects[req.Project].Image
+	report(Publishing)
 	for _, t := range req.Tags {
-		if settleErr := p.settle(ctx, image, t.Name); settleErr != nil && !errors.Is(settleErr, ErrNotFound) {
-			return fmt.Errorf("settle %s:%s: %w", image, t.Name, settleErr)
+		if settleErr := p.settleBack(ctx, p.Projects[req.Project].Image, t.Name); settleErr != nil {
+			return settleErr
 		}
 	}
 	return err
@@ -244,6 +272,7 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
 	project := p.Projects[req.Project]
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
+	rel.Request.Force = req.Force && !p.forceUsed(req.ID)
 	if known.ID != "" && known.Why != RootLost {
 		again, err := p.reuse(ctx, rel, known)
 		if !errors.Is(err, ErrNotFound) {
@@ -258,6 +287,24 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 	}
 	rel.Tags = wanted(req.Tags)
 	return rel, p.capture(ctx, project, root.Digest, &rel)
+}
+
+// forceUsed reports whether an earlier release of the request has held an
+// immutable tag that is not the request's any more. A force is good for one
+// release: asked for anew, it takes nothing from whoever has forced it since.
+func (p *Pipeline) forceUsed(request string) bool {
+	for n := 1; ; n++ {
+		rel, ok := p.Lookup.Release(fmt.Sprintf("%s-%d", request, n))
+		if !ok {
+			return false
+		}
+		for _, t := range rel.Taken() {
+			owner, _ := p.Lookup.Wanted(rel.Image, t.Name)
+			if rel.State == ReleasePublished && t.Kind.Immutable() && owner.Request.ID != request {
+				return true
+			}
+		}
+	}
 }
 
 // reuse makes the candidate rel of what the known release built, with the
@@ -299,124 +346,6 @@ func wanted(tags []version.Tag) []ReleaseTag {
 		out = append(out, ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	return out
-}
-
-// Drive takes an admitted release to its end. Several may drive the same one:
-// each step finds done what the others did. The tags that it lost meanwhile are
-// settled too: a late write of them, of this release's, may have come after the
-// winner's.
-func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
-	for _, t := range append(rel.Taken(), rel.left()...) {
-		err := p.settle(ctx, rel.Image, t.Name)
-		if errors.Is(err, ErrNotFound) && t.Reason != "" {
-			continue // another release's root, which its own driver cares for
-		}
-		if errors.Is(err, ErrNotFound) {
-			return p.abandonLost(ctx, rel, err)
-		}
-		if err != nil {
-			return rel, fmt.Errorf("settle %s:%s: %w", rel.Image, t.Name, err)
-		}
-	}
-	// The commit point. A crash before it leaves tags that name an admitted
-	// release, which the next run of this function publishes; a crash after it
-	// leaves a true index, from which the relay announces and the queue acks.
-	published, err := p.Index.Publish(ctx, rel.ID)
-	if errors.Is(err, ErrSuperseded) {
-		return p.abandon(ctx, rel, LostClaims)
-	}
-	if err != nil {
-		return rel, fmt.Errorf("publish %s: %w", rel.ID, err)
-	}
-	return published, nil
-}
-
-// driveAtOnce bounds the releases that DriveOpen drives at a time, so that one
-// registry that does not answer holds up few others.
-const driveAtOnce = 8
-
-// DriveOpen drives the releases that were admitted before that time and are
-// still open, for those whose request is not being handled any more. It goes on
-// after an error and returns them all.
-func (p *Pipeline) DriveOpen(ctx context.Context, before time.Time) error {
-	var group errgroup.Group
-	group.SetLimit(driveAtOnce)
-	open := p.Lookup.Open()
-	errs := make([]error, len(open))
-	for i, rel := range open {
-		if !rel.AdmittedAt.Before(before) {
-			continue
-		}
-		group.Go(func() error {
-			if _, err := p.Drive(ctx, rel); err != nil && !errors.Is(err, ErrSuperseded) {
-				errs[i] = fmt.Errorf("drive %s: %w", rel.ID, err)
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are in errs
-	return errors.Join(errs...)
-}
-
-// abandonLost abandons rel if the registry has lost its root. Settle may have
-// missed another release's root; then this one is only tried again.
-func (p *Pipeline) abandonLost(ctx context.Context, rel Release, cause error) (Release, error) {
-	repositories := p.repositories(rel.Image)
-	if _, _, err := p.Capturer.Capture(ctx, repositories, rel.Root.Digest); !errors.Is(err, ErrNotFound) {
-		return rel, errors.Join(cause, err)
-	}
-	return p.abandon(ctx, rel, RootLost)
-}
-
-// abandon gives rel's claims back.
-func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Release, error) {
-	abandoned, err := p.Index.Abandon(ctx, rel.ID, why)
-	if err != nil {
-		return rel, fmt.Errorf("abandon %s: %w", rel.ID, err)
-	}
-	if abandoned.State == ReleasePublished {
-		return abandoned, nil
-	}
-	return abandoned, p.asEnd(ctx, abandoned)
-}
-
-// asEnd is what an abandoned release means for its request.
-func (p *Pipeline) asEnd(ctx context.Context, rel Release) error {
-	if err := p.giveBack(ctx, rel); err != nil {
-		return err
-	}
-	if rel.Why == RootLost {
-		return fmt.Errorf("the registry lost root %s of release %s, it will be built again", rel.Root.Digest, rel.ID)
-	}
-	return fmt.Errorf("release %s was abandoned (%s): %w", rel.ID, rel.Why, ErrSuperseded)
-}
-
-// giveBack does what an abandoned release owes the others: it asks anew for
-// what its claims had made lapse, and makes the registry follow the index. A
-// crash may cut it short, so whoever meets the release does it again. A tag that
-// cannot be settled does not keep a lost root from being built again: the new
-// release settles it.
-func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
-	for _, id := range rel.Lapsed {
-		lapsed, _ := p.Lookup.Release(id)
-		r := lapsed.Request
-		again := Request{Project: r.Project, Ref: r.Ref, Commit: r.Commit, Args: r.Args, Target: r.Target, Platforms: r.Platforms,
-			By: "imgd", Reason: "release " + rel.ID + " was abandoned: " + rel.Why}
-		if err := p.Asker.Ask(ctx, again); err != nil {
-			return fmt.Errorf("ask again for %s: %w", id, err)
-		}
-	}
-	for _, t := range rel.Tags {
-		err := p.settle(ctx, rel.Image, t.Name)
-		if err == nil || errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if rel.Why != RootLost || ctx.Err() != nil {
-			return fmt.Errorf("settle %s:%s back: %w", rel.Image, t.Name, err)
-		}
-		p.log().Warn("tag is not settled back yet", "release", rel.ID, "tag", rel.Image+":"+t.Name, "error", err)
-	}
-	return nil
 }
 
 func (p *Pipeline) log() *slog.Logger {

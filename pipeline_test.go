@@ -194,6 +194,30 @@ func TestOvertaken(t *testing.T) {
 	w.check()
 }
 
+// So does one that may not begin any more.
+func TestOvertakenBeforeItBegan(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	req := request(tagRef, 1)
+	req.Commit = commit("a")
+	req.ID = req.Hash()
+	slow := w.pipeline()
+	slow.Git = gone{func() { w.admit(request(tagRef, 1)) }}
+	rel, err := slow.Handle(t.Context(), &req, func(imgd.State) {})
+	if err != nil || rel.State != imgd.ReleasePublished {
+		t.Errorf("got %s, %v; want the other run's release published", rel.State, err)
+	}
+	w.check()
+}
+
+// gone is a ref that names the commit no more after something else has happened.
+type gone struct{ first func() }
+
+func (g gone) Resolve(context.Context, string, string, string) (imgd.Commit, error) {
+	g.first()
+	return imgd.Commit{}, imgd.ErrSuperseded
+}
+
 // failing is a Dockerfile that fails after something else has happened.
 type failing struct{ first func() }
 
@@ -249,7 +273,7 @@ func TestAdmittedIsDriven(t *testing.T) {
 			rel := w.admit(request(tagRef, 1))
 			delete(w.refs, tagRef)
 			if way == "swept" {
-				if err := w.pipeline().DriveOpen(t.Context(), epoch.Add(1)); err != nil {
+				if err := w.pipeline().DriveOpen(t.Context(), epoch.Add(1), 0); err != nil {
 					t.Fatal(err)
 				}
 			} else {

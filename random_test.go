@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -36,13 +38,15 @@ func (c *chance) maybe(do func() error) error {
 	for range c.roll(4) {
 		runtime.Gosched()
 	}
-	switch x := c.roll(100); {
-	case x < c.percent/2:
+	x := c.roll(100)
+	if x < c.percent/2 {
 		return errInjected
-	case x < c.percent:
-		return errors.Join(do(), errInjected)
 	}
-	return do()
+	err := do()
+	if err == nil && x < c.percent {
+		return errInjected
+	}
+	return err
 }
 
 func (c *chance) Resolve(ctx context.Context, project, ref, id string) (out imgd.Commit, err error) {
@@ -62,16 +66,8 @@ func (c *chance) Capture(ctx context.Context, repositories []string, root digest
 
 // Tag is without the world's check: between two daemons the index may want
 // another root by the time of the write.
-func (c *chance) Tag(_ context.Context, _, tag string, root ocispec.Descriptor) error {
-	return c.maybe(func() error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if !c.roots[root.Digest] {
-			return imgd.ErrNotFound
-		}
-		c.tags[tag] = root.Digest
-		return nil
-	})
+func (c *chance) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
+	return c.maybe(func() error { return c.lateTag(repository, tag, root.Digest) })
 }
 
 func (c *chance) Admit(ctx context.Context, rel imgd.Release, known string) (out imgd.Release, err error) {
@@ -81,6 +77,11 @@ func (c *chance) Admit(ctx context.Context, rel imgd.Release, known string) (out
 
 func (c *chance) Publish(ctx context.Context, id string) (out imgd.Release, err error) {
 	err = c.maybe(func() error { out, err = c.index.Publish(ctx, id); return err })
+	return out, err
+}
+
+func (c *chance) Forgo(ctx context.Context, id, tag, reason string) (out imgd.Release, err error) {
+	err = c.maybe(func() error { out, err = c.index.Forgo(ctx, id, tag, reason); return err })
 	return out, err
 }
 
@@ -98,12 +99,13 @@ func (c *chance) Ask(_ context.Context, req imgd.Request) error {
 	})
 }
 
-// A play is one random run: pushes, resets, lost roots and deliveries in any
-// order, by one or two daemons.
+// A play is one random run: pushes, resets, lost roots, refusals, drops and
+// deliveries in any order, by one or two daemons.
 type play struct {
 	*chance
 	daemons []*imgd.Pipeline
 	queue   []imgd.Request
+	known   map[string]imgd.Request // all that was asked for, by ID
 	clock   int
 	pushed  int    // of main's commits, the newest
 	head    string // last asked for
@@ -112,7 +114,8 @@ type play struct {
 const commits = "abcdef"
 
 func newPlay(t *testing.T, seed uint64, daemons int) *play {
-	p := &play{chance: &chance{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 7)), percent: 15}}
+	p := &play{chance: &chance{world: newWorld(t), random: rand.New(rand.NewPCG(seed, 7)), percent: 15}, known: map[string]imgd.Request{}}
+	p.repos = []string{demoRepo, copyRepo}
 	for i := 1; i < len(commits); i++ {
 		p.past[commit(commits[i:i+1])] = commit(commits[i-1 : i])
 	}
@@ -133,6 +136,7 @@ func (p *play) ask(ref, letter string) {
 	req := request(ref, p.clock)
 	req.Commit = commit(letter)
 	req.ID = req.Hash()
+	p.known[req.ID] = req
 	p.queue = append(p.queue, req)
 }
 
@@ -163,6 +167,34 @@ func (p *play) lose() {
 	}
 }
 
+// refuse makes the registry refuse a tag that it has, or allow it again.
+func (p *play) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if keys := slices.Sorted(maps.Keys(p.tags)); len(keys) > 0 {
+		p.refuses[keys[p.roll(len(keys))]] = []int{0, 1, 2, -1}[p.roll(4)]
+	}
+}
+
+// drop gives up what a request has admitted, if it has.
+func (p *play) drop() {
+	ids := slices.Sorted(maps.Keys(p.known))
+	_, err := p.daemons[0].Drop(context.Background(), ids[p.roll(len(ids))], "dropped by ada")
+	if err != nil && !errors.Is(err, imgd.ErrNotFound) && !errors.Is(err, imgd.ErrConflict) && !errors.Is(err, errInjected) {
+		p.t.Error(err)
+	}
+}
+
+// again asks for everything once more.
+func (p *play) again() {
+	for _, id := range slices.Sorted(maps.Keys(p.known)) {
+		p.clock++
+		req := p.known[id]
+		req.AskedAt = request("", p.clock).AskedAt
+		p.queue = append(p.queue, req)
+	}
+}
+
 // round handles everything in the queue once, all at a time, but no request
 // twice at once in one daemon.
 func (p *play) round() {
@@ -183,6 +215,9 @@ func (p *play) round() {
 		left = append(left, req)
 	}
 	var running sync.WaitGroup
+	if p.percent > 0 && p.roll(4) == 0 {
+		running.Go(p.drop)
+	}
 	taken := map[string]bool{}
 	for i, req := range p.queue {
 		key := fmt.Sprint(i%len(p.daemons), req.ID)
@@ -211,18 +246,20 @@ func (p *play) settle() {
 			p.t.Fatalf("%d requests and %d releases never end", len(p.queue), len(p.index.Open()))
 		}
 		p.round()
-		_ = p.daemons[0].DriveOpen(p.t.Context(), epoch.Add(1)) // what it could not do it does in the next round
+		_ = p.daemons[0].DriveOpen(p.t.Context(), p.later(), 0) // what it could not do it does in the next round
 	}
 }
 
-// However requests, faults and daemons interleave: every tag ends at what it
-// should, and the registry agrees.
+// However requests, faults, refusals, drops and daemons interleave: everything
+// ends; and once nothing is refused any more and all is asked for again, every
+// tag is at what it should, and the registry agrees.
 func TestInterleavings(t *testing.T) {
 	for _, daemons := range []int{1, 2} {
 		for seed := range uint64(60) {
 			t.Run(fmt.Sprintf("%d daemons/seed %d", daemons, seed), func(t *testing.T) {
 				t.Parallel()
 				p := newPlay(t, seed, daemons)
+				v := p.watch()
 				for range 8 {
 					for range 1 + p.roll(3) {
 						p.push()
@@ -230,9 +267,26 @@ func TestInterleavings(t *testing.T) {
 					if p.roll(3) == 0 {
 						p.lose()
 					}
+					if p.roll(2) == 0 {
+						p.refuse()
+					}
 					p.round()
+					v.look()
 				}
 				p.settle()
+				for key := range p.refused { // and what it kept then is still there
+					p.refuses[key] = -1
+				}
+				p.check()
+				clear(p.refuses)
+				p.again()
+				p.settle()
+				v.look()
+				for key := range p.refused { // the commit of a branch that left it is not asked for again
+					if len(key[strings.LastIndex(key, ":")+1:]) == 12 {
+						p.refuses[key] = -1
+					}
+				}
 				p.check()
 				p.checkNewest()
 			})

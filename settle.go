@@ -2,18 +2,24 @@ package imgd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
 
+// errNoRepository says that no configured project makes the image.
+var errNoRepository = errors.New("no configured project makes the image")
+
 // settle is the only code that writes a tag: in every repository of the image
 // it makes the tag what the index wants, reads it back, looks at the index
 // again and starts over if that has changed meanwhile. So it does not matter
 // who calls it, how often or how late: a slow writer puts the newer release
 // back itself. In one process it runs once at a time per image. ErrNotFound if
-// a repository does not have the wanted root.
+// a repository does not have the wanted root, ErrRefused if it will not have
+// the tag as it is wanted; then, too, the index still wants it so. No other
+// error says anything about the request that meets it.
 func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	value, _ := p.settling.LoadOrStore(image, make(chan struct{}, 1))
 	place := value.(chan struct{})
@@ -25,35 +31,74 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	}
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
-		if err := p.write(ctx, tag, image, want); err != nil {
-			return err
+		err := p.write(ctx, tag, image, want)
+		if err != nil && !stays(err) {
+			return opaque(err)
 		}
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest == want.Root.Digest {
-			return nil
+			return err
 		}
 	}
 }
 
+// stays reports whether a repository that answered err would answer it again.
+func stays(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrRefused) }
+
+// opaque is err without being ErrInvalid: something in the registry is, not the
+// request that meets it.
+func opaque(err error) error {
+	if errors.Is(err, ErrInvalid) {
+		return errors.New(err.Error())
+	}
+	return err
+}
+
 // write makes the tag what want says in every repository; a want without root
-// means that nothing of imgd's should be there.
+// means that nothing of imgd's should be there. One repository that stays as it
+// is does not keep the others from being put right, but from taking a new
+// claim: that ends, or loses the tag, by what is answered.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
 	repositories := p.repositories(image)
 	if len(repositories) == 0 {
-		return fmt.Errorf("image %s belongs to no configured project: put its project back to let it go on", image)
+		return fmt.Errorf("%w %s: put its project back to let it go on", errNoRepository, image)
 	}
+	var stayed error
 	for _, repository := range repositories {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var err error
 		if want.Root.Digest == "" {
-			err = p.Tagger.Untag(ctx, repository, tag, func(d digest.Digest) bool { return p.Lookup.Made(image, d) })
+			err = p.Tagger.Untag(ctx, repository, tag, func(d digest.Digest) bool { return p.orphan(image, tag, d) })
 		} else {
 			err = p.Tagger.Tag(ctx, repository, tag, want.Root)
 		}
-		if err != nil {
+		if err != nil && (want.State == ReleaseAdmitted || !stays(err)) {
 			return err
 		}
+		stayed = errors.Join(stayed, err)
+	}
+	return stayed
+}
+
+// orphan reports whether what the tag names is imgd's and nothing is wanted
+// there at this moment, the last before it is removed: a release that has been
+// admitted meanwhile may have written it already.
+func (p *Pipeline) orphan(image, tag string, names digest.Digest) bool {
+	now, _ := p.Lookup.Wanted(image, tag)
+	return now.Root.Digest == "" && p.Lookup.Made(image, names)
+}
+
+// settleBack settles a tag that nobody is about to take. What stays as it is
+// however often it is tried keeps nobody waiting.
+func (p *Pipeline) settleBack(ctx context.Context, image, tag string) error {
+	err := p.settle(ctx, image, tag)
+	switch {
+	case errors.Is(err, ErrRefused), errors.Is(err, errNoRepository):
+		p.log().Warn("tag stays as the registry has it", "tag", image+":"+tag, "error", err)
+	case errors.Is(err, ErrNotFound): // a root whose own release is abandoned or built again for it
+	case err != nil:
+		return fmt.Errorf("settle %s:%s: %w", image, tag, err)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 const (
 	demoImage = "demo/hello"
 	demoRepo  = "registry.test/demo/hello"
+	copyRepo  = "registry.test/demo/copy"
 )
 
 var epoch = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
@@ -28,7 +29,7 @@ var errInjected = errors.New("injected fault")
 
 // A fault befalls the effects of one name, while there are any left.
 type fault struct {
-	effect string // resolve, build, capture, admit, tag, untag, publish, abandon, ask
+	effect string // resolve, build, capture, admit, tag, untag, publish, forgo, abandon, ask
 	mode   string // see world.effect
 	left   int
 }
@@ -40,9 +41,11 @@ type world struct {
 	t       *testing.T
 	dir     string
 	index   *index.Index
+	repos   []string           // of the project
 	die     context.CancelFunc // ends the process that runs
 	fault   fault
-	effects []string // all, in order
+	effects []string   // all, in order
+	stage   imgd.State // last reported, while deliver runs
 
 	mu           sync.Mutex
 	refs         map[string]string // full ref -> commit
@@ -51,13 +54,27 @@ type world struct {
 	reproducible bool              // every build makes the same
 	made         int               // builds so far: each makes another digest
 	roots        map[digest.Digest]bool
-	tags         map[string]digest.Digest // of the registry
+	tags         map[string]digest.Digest // of the registry, see at
+	refuses      map[string]int           // writes of those tags that the registry refuses yet, negative for ever
+	refused      map[string]bool          // by the registry, once at least
+	written      map[string]bool          // tags that something was put under, ever
 	asked        []imgd.Request
+	hours        int // that later has let pass
+}
+
+// at is where a tag stands in tags: by its name in demoRepo, else with its
+// repository.
+func at(repository, tag string) string {
+	if repository == demoRepo {
+		return tag
+	}
+	return repository + ":" + tag
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, dir: t.TempDir(), refs: map[string]string{}, past: map[string]string{},
-		roots: map[digest.Digest]bool{}, tags: map[string]digest.Digest{}, die: func() {}}
+	w := &world{t: t, dir: t.TempDir(), refs: map[string]string{}, past: map[string]string{}, repos: []string{demoRepo},
+		roots: map[digest.Digest]bool{}, tags: map[string]digest.Digest{}, die: func() {},
+		refuses: map[string]int{}, refused: map[string]bool{}, written: map[string]bool{}}
 	w.open()
 	t.Cleanup(func() { w.index.Close() })
 	return w
@@ -75,7 +92,7 @@ func (w *world) open() {
 
 func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
-		Repositories: []string{demoRepo}, Refs: []string{"refs/heads/*", "refs/tags/*"}}
+		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
 	return &imgd.Pipeline{Projects: map[string]imgd.Project{"hello": project},
 		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
 }
@@ -87,6 +104,9 @@ func (w *world) effect(ctx context.Context, name string, do func() error) error 
 	}
 	w.mu.Lock()
 	w.effects = append(w.effects, name)
+	if after := []string{"tag", "untag", "publish", "forgo", "abandon", "ask"}; w.stage != "" && w.stage != imgd.Publishing && slices.Contains(after, name) {
+		w.t.Errorf("%s while the stage is %s, which holds a build slot", name, w.stage)
+	}
 	hit := w.fault.effect == name && w.fault.left > 0
 	if hit {
 		w.fault.left--
@@ -188,39 +208,65 @@ func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d 
 	return d, p, err
 }
 
-func (w *world) Tag(ctx context.Context, _, tag string, root ocispec.Descriptor) error {
+func (w *world) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	return w.effect(ctx, "tag", func() error {
 		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root.Digest {
 			w.t.Errorf("tag %s is written with %s before the index wants it (I5)", tag, root.Digest)
 		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if !w.roots[root.Digest] {
-			return imgd.ErrNotFound
-		}
-		w.tags[tag] = root.Digest
-		return nil
+		return w.put(at(repository, tag), root.Digest)
 	})
 }
 
-func (w *world) Untag(ctx context.Context, _, tag string, ours func(digest.Digest) bool) error {
-	return w.effect(ctx, "untag", func() error {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if ours(w.tags[tag]) {
-			delete(w.tags, tag)
-		}
+func (w *world) put(key string, root digest.Digest) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.roots[root] {
+		return imgd.ErrNotFound
+	}
+	if w.tags[key] == root {
+		return nil // nothing is put, so nothing refused
+	}
+	if err := w.refuse(key); err != nil {
+		return err
+	}
+	w.tags[key], w.written[key] = root, true
+	return nil
+}
+
+// refuse is the registry's answer to a write of a tag, under mu.
+func (w *world) refuse(key string) error {
+	if w.refuses[key] == 0 {
 		return nil
-	})
+	}
+	w.refuses[key]--
+	w.refused[key] = true
+	return fmt.Errorf("%s is immutable: %w", key, imgd.ErrRefused)
+}
+
+func (w *world) Untag(ctx context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	return w.effect(ctx, "untag", func() error { return w.remove(at(repository, tag), ours) })
+}
+
+func (w *world) remove(key string, ours func(digest.Digest) bool) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !ours(w.tags[key]) {
+		return nil
+	}
+	if err := w.refuse(key); err != nil {
+		return err
+	}
+	delete(w.tags, key)
+	return nil
 }
 
 // foreign is the registry as the index asks it: what do tags name there?
 type foreign struct{ w *world }
 
-func (f foreign) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, error) {
+func (f foreign) Resolve(_ context.Context, repository, tag string) (ocispec.Descriptor, error) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
-	if d, ok := f.w.tags[tag]; ok {
+	if d, ok := f.w.tags[at(repository, tag)]; ok {
 		return ocispec.Descriptor{Digest: d}, nil
 	}
 	return ocispec.Descriptor{}, imgd.ErrNotFound
@@ -242,11 +288,22 @@ func (w *world) Publish(ctx context.Context, id string) (out imgd.Release, err e
 	err = w.effect(ctx, "publish", func() error {
 		rel, _ := w.index.Release(id)
 		for _, t := range rel.Taken() {
-			if want, _ := w.index.Wanted(demoImage, t.Name); w.tags[t.Name] != want.Root.Digest {
-				w.t.Errorf("%s is published while the registry says %s for %s", id, w.tags[t.Name], t.Name)
+			for _, repository := range rel.Repositories {
+				key := at(repository, t.Name)
+				if want, _ := w.index.Wanted(rel.Image, t.Name); w.tags[key] != want.Root.Digest {
+					w.t.Errorf("%s is published while the registry says %s for %s", id, w.tags[key], key)
+				}
 			}
 		}
 		out, err = w.index.Publish(ctx, id)
+		return err
+	})
+	return out, err
+}
+
+func (w *world) Forgo(ctx context.Context, id, tag, reason string) (out imgd.Release, err error) {
+	err = w.effect(ctx, "forgo", func() error {
+		out, err = w.index.Forgo(ctx, id, tag, reason)
 		return err
 	})
 	return out, err
@@ -261,10 +318,18 @@ func (w *world) Abandon(ctx context.Context, id, why string) (out imgd.Release, 
 }
 
 func (w *world) Ask(ctx context.Context, req imgd.Request) error {
+	w.notDropped(req)
 	return w.effect(ctx, "ask", func() error {
 		w.asked = append(w.asked, req)
 		return nil
 	})
+}
+
+// notDropped holds that imgd does not ask anew for what an operator dropped.
+func (w *world) notDropped(req imgd.Request) {
+	if newest, _ := w.index.Newest(req.ID); strings.HasPrefix(newest.Why, "dropped by") {
+		w.t.Errorf("%s, which an operator has dropped, is asked for anew", newest.ID)
+	}
 }
 
 func commit(letter string) string { return strings.Repeat(letter, 40) }
@@ -282,7 +347,13 @@ func (w *world) deliver(req imgd.Request) (imgd.Release, error) {
 		ctx, die := context.WithCancel(w.t.Context())
 		w.die = die
 		got := req // what one delivery resolves is gone with it
-		rel, err := w.pipeline().Handle(ctx, &got, func(imgd.State) {})
+		w.stage = imgd.Queued
+		rel, err := w.pipeline().Handle(ctx, &got, func(s imgd.State) { w.stage = s })
+		w.stage = ""
+		w.answered(got, rel, err)
+		if now, _ := w.index.Newest(got.ID); err != nil && !isEnd(err) && now.State == imgd.ReleaseAbandoned && now.Why != imgd.RootLost && !got.AskedAt.After(now.Request.AskedAt) && rel.ID != now.ID {
+			w.t.Errorf("%v comes without release %s, for which something is left to do", err, now.ID)
+		}
 		dead := ctx.Err() != nil
 		die()
 		if dead {
@@ -297,25 +368,56 @@ func (w *world) deliver(req imgd.Request) (imgd.Release, error) {
 	return imgd.Release{}, nil
 }
 
+// answered holds what Handle promises of the release next to an error: whoever
+// reads the answer knows whether something is admitted.
+func (w *world) answered(req imgd.Request, rel imgd.Release, err error) {
+	w.t.Helper()
+	w.fits(rel, err)
+	now, _ := w.index.Newest(req.ID)
+	admitted := now.State == imgd.ReleaseAdmitted
+	switch {
+	case isEnd(err) && admitted:
+		w.t.Errorf("%v is an end, and release %s is admitted", err, now.ID)
+	case err != nil && admitted && rel.ID != now.ID:
+		w.t.Errorf("%v comes with release %q, and %s is admitted", err, rel.ID, now.ID)
+	}
+}
+
+// fits is the part of it that holds whatever others have done meanwhile.
+func (w *world) fits(rel imgd.Release, err error) {
+	w.t.Helper()
+	switch {
+	case err == nil && rel.State != imgd.ReleasePublished,
+		isEnd(err) && rel.ID != "" && rel.State != imgd.ReleaseAbandoned,
+		err != nil && !isEnd(err) && rel.ID != "" && rel.State != imgd.ReleaseAdmitted && rel.State != imgd.ReleaseAbandoned:
+		w.t.Errorf("release %q %q comes with %v", rel.ID, rel.State, err)
+	}
+}
+
 func isEnd(err error) bool {
 	var failed *imgd.BuildError
-	return errors.As(err, &failed) || slices.ContainsFunc([]error{imgd.ErrUnchanged, imgd.ErrSuperseded, imgd.ErrConflict, imgd.ErrInvalid},
+	return errors.As(err, &failed) || slices.ContainsFunc([]error{imgd.ErrUnchanged, imgd.ErrSuperseded, imgd.ErrConflict, imgd.ErrInvalid, imgd.ErrRefused},
 		func(end error) bool { return errors.Is(err, end) })
 }
 
-// check holds what must be true whenever nothing runs: I6, I7, and one release
-// for the given requests.
+// check holds what must be true whenever nothing runs: I6 (but for what the
+// registry refuses, or cannot have as it lost the root), I7, and one release for
+// the given requests.
 func (w *world) check() {
 	w.t.Helper()
-	for tag, root := range w.tags {
-		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root {
-			w.t.Errorf("registry says %s for %s, the index %s (I6)", root, tag, rel.Root.Digest)
+	for key, root := range w.tags {
+		tag := key[strings.LastIndex(key, ":")+1:]
+		rel, ok := w.index.Wanted(demoImage, tag)
+		if lost := ok && !w.roots[rel.Root.Digest]; !lost && rel.Root.Digest != root && w.refuses[key] == 0 {
+			w.t.Errorf("registry says %s for %s, the index %s (I6)", root, key, rel.Root.Digest)
 		}
 	}
 	for _, rel := range w.index.Published(0) {
 		for _, t := range rel.Taken() {
-			if w.tags[t.Name] == "" {
-				w.t.Errorf("%s is published and the registry has no %s", rel.ID, t.Name)
+			for _, repository := range w.repos {
+				if want, _ := w.index.Wanted(demoImage, t.Name); w.tags[at(repository, t.Name)] == "" && w.roots[want.Root.Digest] {
+					w.t.Errorf("%s is published and %s has no %s", rel.ID, repository, t.Name)
+				}
 			}
 		}
 	}

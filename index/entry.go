@@ -28,6 +28,7 @@ type entry struct {
 
 	Admitted  *admitted  `json:"admitted,omitempty"`
 	Published *published `json:"published,omitempty"`
+	Forgone   *forgone   `json:"forgone,omitempty"`
 	Abandoned *abandoned `json:"abandoned,omitempty"`
 	Told      *uint64    `json:"told,omitempty"` // releases up to this entry have been announced
 }
@@ -49,6 +50,13 @@ type publishedTag struct {
 	Generation uint64        `json:"generation"`
 	Previous   digest.Digest `json:"previous,omitempty"`
 	Mark       mark          `json:"mark,omitzero"`
+}
+
+// forgone: the release gave one of its claims back.
+type forgone struct {
+	Release string `json:"release"`
+	Tag     string `json:"tag"`
+	Reason  string `json:"reason"`
 }
 
 // abandoned: the release gave its claims back.

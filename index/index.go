@@ -1,11 +1,12 @@
 // Package index decides which release a tag names and remembers it. It is an
-// append-only log of entries (admitted, published, abandoned, told), folded
-// into a map in memory that answers every query. The state machine is written
-// once; an engine only makes entries durable. It does not know how images are
-// built or announced.
+// append-only log of entries (admitted, published, forgone, abandoned, told),
+// folded into a map in memory that answers every query. The state machine is
+// written once; an engine only makes entries durable. It does not know how
+// images are built or announced.
 package index
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,15 +149,31 @@ func (x *Index) Publish(ctx context.Context, id string) (imgd.Release, error) {
 	})
 }
 
+// Forgo is imgd.Index.Forgo. It wants a reason: a tag without one is taken.
+func (x *Index) Forgo(ctx context.Context, id, tag, reason string) (imgd.Release, error) {
+	if reason == "" {
+		return imgd.Release{}, fmt.Errorf("forgo %s without a reason: %w", tag, imgd.ErrInvalid)
+	}
+	return x.advance(ctx, id, func(now *state, rel imgd.Release) (entry, error) {
+		if now.tags[tagKey{rel.Image, tag}].Claim != id { // an abandoned one has no claim
+			return entry{}, errStands
+		}
+		return entry{Forgone: &forgone{Release: id, Tag: tag, Reason: text(reason)}}, nil
+	})
+}
+
 // Abandon is imgd.Index.Abandon.
 func (x *Index) Abandon(ctx context.Context, id, why string) (imgd.Release, error) {
 	return x.advance(ctx, id, func(_ *state, rel imgd.Release) (entry, error) {
 		if rel.State == imgd.ReleaseAbandoned {
 			return entry{}, errStands
 		}
-		return entry{Abandoned: &abandoned{Release: id, Why: why}}, nil
+		return entry{Abandoned: &abandoned{Release: id, Why: text(why)}}, nil
 	})
 }
+
+// text is what a registry or an operator said, as reading it back gives it.
+func text(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 
 // errStands says that there is nothing to enter: it stands so already.
 var errStands = errors.New("stands so already")
@@ -272,7 +290,9 @@ func (x *Index) Open() []imgd.Release {
 			open = append(open, rel)
 		}
 	}
-	slices.SortFunc(open, func(a, b imgd.Release) int { return a.AdmittedAt.Compare(b.AdmittedAt) })
+	slices.SortFunc(open, func(a, b imgd.Release) int {
+		return cmp.Or(a.AdmittedAt.Compare(b.AdmittedAt), cmp.Compare(a.ID, b.ID))
+	})
 	return open
 }
 

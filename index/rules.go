@@ -101,41 +101,82 @@ func (c claim) otherKind() (string, error) {
 	return why, nil
 }
 
+// owners are the releases that have the tag: the one that claims it, which
+// counts like a hold, and the one that holds it.
+func (c claim) owners() []imgd.Release {
+	var owners []imgd.Release
+	for _, id := range []string{c.tag.Claim, c.tag.Holder} {
+		if rel, ok := c.state.releases[id]; ok {
+			owners = append(owners, rel)
+		}
+	}
+	return owners
+}
+
 // owner describes who has the tag.
 func (c claim) owner() string {
-	owner, ok := c.state.releases[c.tag.owner()]
-	if !ok {
+	owners := c.owners()
+	if len(owners) == 0 {
 		return "held by nobody now"
 	}
+	return had(owners[0])
+}
+
+// had says that the release has a tag.
+func had(owner imgd.Release) string {
 	verb := "held"
-	if c.tag.Claim != "" {
+	if owner.State == imgd.ReleaseAdmitted {
 		verb = "claimed"
 	}
 	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, owner.Request.Ref, owner.Request.Commit)
 }
 
-// takeVersion is rule 3. A nil answer takes the tag.
+// takeVersion is rule 3. A nil answer takes the tag. Who claims it and who
+// holds it must both agree: a claim may be forced, or its root be lost, and yet
+// give nobody else a right to what is held.
 func (c claim) takeVersion(ctx context.Context) error {
-	owner, held := c.state.releases[c.tag.owner()]
-	if !held {
+	owners := c.owners()
+	if len(owners) == 0 {
 		return c.takeUnheld(ctx)
 	}
+	for _, owner := range owners {
+		if err := c.takeFrom(ctx, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
 	if imgd.SameDigests(owner.Platforms, c.rel.Platforms) {
-		c.rel.Root = owner.Root // fresh provenance is no other image
-		return nil
+		return c.takeSame(ctx, owner)
 	}
 	if c.rel.Request.Force {
 		return nil
 	}
 	if owner.Request.Commit != c.rel.Request.Commit {
-		return c.conflict(owner.Root.Digest, c.owner())
+		return c.conflict(owner.Root.Digest, had(owner))
 	}
 	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
 	if err != nil || lost {
 		return err
 	}
 	return fmt.Errorf("%s:%s names %s of the same commit, %s; this build made %s, so it is not reproducible: %w",
-		c.rel.Image, c.want.Name, owner.Root.Digest, c.owner(), c.rel.Root.Digest, imgd.ErrUnchanged)
+		c.rel.Image, c.want.Name, owner.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
+}
+
+// takeSame takes the tag with the root that it has, as fresh provenance is no
+// other image. But if that root is lost its place is taken: a release of it
+// would be abandoned, and built again with fresh provenance, each time.
+func (c claim) takeSame(ctx context.Context, owner imgd.Release) error {
+	if owner.Root.Digest == c.rel.Root.Digest {
+		return nil
+	}
+	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
+	if err == nil && !lost {
+		c.rel.Root = owner.Root
+	}
+	return err
 }
 
 // takeUnheld looks whether another hand has put an unheld version tag into the
@@ -173,15 +214,15 @@ func (c claim) conflict(there digest.Digest, owner string) error {
 
 // takeCommit is rule 4; it also replaces a lost root (invariant I4).
 func (c claim) takeCommit(ctx context.Context) (string, error) {
-	owner, held := c.state.releases[c.tag.owner()]
-	if !held || c.rel.Request.Force {
+	if c.rel.Request.Force {
 		return "", nil
 	}
-	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
-	if err != nil || lost {
-		return "", err
+	for _, owner := range c.owners() {
+		if lost, err := c.ask.lost(ctx, c.rel.Repositories, owner); err != nil || !lost {
+			return had(owner), err
+		}
 	}
-	return c.owner(), nil
+	return "", nil
 }
 
 // takeMoving is rule 5: the tag goes to what beats its claim, which has beaten

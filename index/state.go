@@ -89,6 +89,8 @@ func (s *state) fold(e entry) *state {
 		next.admit(e.Admitted.Release, e.Seq)
 	case e.Published != nil:
 		next.publish(*e.Published, e)
+	case e.Forgone != nil:
+		next.forgo(*e.Forgone, e.Seq)
 	case e.Abandoned != nil:
 		next.abandon(*e.Abandoned, e.Seq)
 	case e.Told != nil:
@@ -126,17 +128,20 @@ func (s *state) add(rel imgd.Release) {
 
 // lapse takes the claim on tag away from the release loser.
 func (s *state) lapse(loser, tag, winner string) {
-	rel, ok := s.releases[loser]
-	if !ok || loser == winner {
-		return
+	if rel, ok := s.releases[loser]; ok && loser != winner {
+		s.releases[loser] = without(rel, tag, "lost to release "+winner)
 	}
+}
+
+// without is rel with the reason why it does not take tag any more.
+func without(rel imgd.Release, tag, reason string) imgd.Release {
 	rel.Tags = slices.Clone(rel.Tags)
 	for i := range rel.Tags {
 		if rel.Tags[i].Name == tag && rel.Tags[i].Reason == "" {
-			rel.Tags[i].Reason = "lost to release " + winner
+			rel.Tags[i].Reason = reason
 		}
 	}
-	s.releases[loser] = rel
+	return rel
 }
 
 func (s *state) publish(p published, e entry) {
@@ -158,23 +163,36 @@ func (s *state) publish(p published, e entry) {
 	s.touched[rel.Image] = e.Seq
 }
 
+// forgo leaves the tag to its holder, with generation and mark as they are.
+func (s *state) forgo(f forgone, seq uint64) {
+	rel := without(s.releases[f.Release], f.Tag, f.Reason)
+	s.releases[rel.ID] = rel
+	s.touched[rel.Image] = seq
+	s.unclaim(rel, f.Tag)
+}
+
 func (s *state) abandon(a abandoned, seq uint64) {
 	rel := s.releases[a.Release]
 	rel.State, rel.Why = imgd.ReleaseAbandoned, a.Why
 	s.releases[rel.ID] = rel
 	s.touched[rel.Image] = seq
 	for _, t := range rel.Tags {
-		key := tagKey{rel.Image, t.Name}
-		tag, ok := s.tags[key]
-		if !ok || tag.Claim != rel.ID {
-			continue
-		}
-		if tag.Claim = ""; tag.Generation == 0 {
-			delete(s.tags, key) // never held: the name is free again
-			continue
-		}
-		s.tags[key] = tag
+		s.unclaim(rel, t.Name)
 	}
+}
+
+// unclaim ends rel's claim on the tag, if it has one.
+func (s *state) unclaim(rel imgd.Release, name string) {
+	key := tagKey{rel.Image, name}
+	tag, ok := s.tags[key]
+	if !ok || tag.Claim != rel.ID {
+		return
+	}
+	if tag.Claim = ""; tag.Generation == 0 {
+		delete(s.tags, key) // never held: the name is free again
+		return
+	}
+	s.tags[key] = tag
 }
 
 // collect derives the records from the tags' holders.

@@ -32,6 +32,7 @@ type world struct {
 	broken  error                      // every answer, if set
 	lacks   string                     // a repository that has nothing
 	noImage digest.Digest              // a root that is no image
+	asked   func()                     // called first when a tag is asked for, if set
 }
 
 func newWorld() *world {
@@ -63,6 +64,9 @@ func (w *world) Contains(_ context.Context, _, head, commit string) (bool, error
 }
 
 func (w *world) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, error) {
+	if w.asked != nil {
+		w.asked()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d, ok := w.tags[tag]; ok {

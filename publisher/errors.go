@@ -96,6 +96,30 @@ func (e *statusError) Is(target error) bool {
 	return target == imgd.ErrNotFound && (e.code == http.StatusNotFound || slices.ContainsFunc(e.codes, unknown))
 }
 
+// refuses reports whether err may be a registry's last word on a write: a 4xx
+// that neither another try nor other credentials nor a new push of what is
+// missing may change, by its status and by the code in its body. It is the last
+// word only if the repository takes other writes at the same time. A read has no
+// last word: what cannot be read now may be later.
+func refuses(err error) bool {
+	var e *statusError
+	if !errors.As(err, &e) || e.code/100 != 4 || errors.Is(err, imgd.ErrNotFound) {
+		return false
+	}
+	mendable := []int{
+		http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusConflict,
+		http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests,
+	}
+	passes := func(code string) bool { return code == "TOOMANYREQUESTS" || code == "UNAUTHORIZED" }
+	return (e.method == http.MethodPut || e.method == http.MethodDelete) && !slices.Contains(mendable, e.code) && !slices.ContainsFunc(e.codes, passes)
+}
+
+// refusal is the refused write of a tag, with what the tag names now and what
+// to do. It wraps imgd.ErrRefused.
+func refusal(err error, now, todo string) error {
+	return fmt.Errorf("%w by the registry: %w; the tag names %s now; %s", imgd.ErrRefused, err, now, todo)
+}
+
 // explain turns what containerd and net/http say into this package's errors.
 func explain(err error) error {
 	var status *statusError

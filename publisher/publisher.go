@@ -70,7 +70,8 @@ func New(cfg Config) *Publisher {
 // Tag makes tag name root, whose bytes the repository has: it reads them by
 // digest, puts the same bytes under the tag unless it names them already, and
 // reads the tag back. imgd.ErrNotFound if the repository does not have root, or
-// not what root is made of. Repeating it puts the same bytes.
+// not what root is made of; imgd.ErrRefused if the registry will never take the
+// tag. Repeating it puts the same bytes.
 func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -82,8 +83,10 @@ func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispe
 	if err != nil {
 		return fmt.Errorf("tag %s: %w", r.at(tag), err)
 	}
-	if err := r.put(ctx, tag, desc, body); err != nil {
-		return fmt.Errorf("tag %s: put %s: %w", r.at(tag), desc.Digest, explain(err))
+	if err := explain(r.put(ctx, tag, desc, body)); refuses(err) {
+		return r.refused(ctx, tag, desc, body, err)
+	} else if err != nil {
+		return fmt.Errorf("tag %s: put %s: %w", r.at(tag), desc.Digest, err)
 	}
 	now, _, err := r.manifest(ctx, tag)
 	if err != nil {
@@ -93,6 +96,31 @@ func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispe
 		return fmt.Errorf("tag %s: it names %s right after %s was put: another hand moves it", r.at(tag), now.Digest, desc.Digest)
 	}
 	return nil
+}
+
+// refused looks at a tag that the registry refused to make name root. It may
+// name root all the same: of two daemons that put the same tag, a registry that
+// keeps tags from changing refuses the second. Its word is final only if it
+// takes root by digest: else it is read-only for a while, or its rights or
+// credentials are to be mended.
+func (r repository) refused(ctx context.Context, tag string, root ocispec.Descriptor, body []byte, refused error) error {
+	now, _, err := r.manifest(ctx, tag)
+	names := now.Digest.String()
+	switch {
+	case err == nil && now.Digest == root.Digest:
+		return nil
+	case errors.Is(err, imgd.ErrNotFound):
+		names = "nothing"
+	case errors.Is(err, errNotImage):
+		names = "something that is no image"
+	case err != nil:
+		return fmt.Errorf("tag %s: put %s: %w; read what it names: %w", r.at(tag), root.Digest, refused, err)
+	}
+	if err := r.writable(ctx, root, body); err != nil {
+		return fmt.Errorf("tag %s: put %s: %w; and nothing else is taken there: %w", r.at(tag), root.Digest, refused, err)
+	}
+	return fmt.Errorf("tag %s: put %s: %w", r.at(tag), root.Digest,
+		refusal(refused, names, "look there for a rule that keeps tags from changing, for a quota, and for imgd's rights"))
 }
 
 // put writes the manifest under the tag. The resolver is new for each call, as
@@ -116,8 +144,9 @@ func (r repository) put(ctx context.Context, tag string, desc ocispec.Descriptor
 }
 
 // Untag removes tag if ours says that what it names is imgd's. It is no error
-// if the tag is gone or another's. The protocol has no compare-and-delete: a
-// tag that another hand moves between the look and the removal is removed.
+// if the tag is gone or another's. imgd.ErrRefused if the registry will never
+// remove it. The protocol has no compare-and-delete: a tag that another hand
+// moves between the look and the removal is removed.
 func (p *Publisher) Untag(ctx context.Context, repository, tag string, ours func(digest.Digest) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -129,29 +158,45 @@ func (p *Publisher) Untag(ctx context.Context, repository, tag string, ours func
 	if err != nil {
 		return fmt.Errorf("untag %s: %w", r.at(tag), err)
 	}
-	if !there {
+	if there == "" {
 		return nil
 	}
-	if err := r.remove(ctx, tag); err != nil && !errors.Is(err, imgd.ErrNotFound) {
-		return fmt.Errorf("untag %s: %w", r.at(tag), err)
+	removed := r.remove(ctx, tag)
+	if removed != nil && !refuses(removed) && !errors.Is(removed, imgd.ErrNotFound) {
+		return fmt.Errorf("untag %s: %w", r.at(tag), removed)
 	}
-	there, err = r.names(ctx, tag, ours)
-	if err != nil {
+	there, err = r.names(ctx, tag, ours) // gone is gone, whoever removed it
+	switch {
+	case err != nil:
 		return fmt.Errorf("untag %s: read it back: %w", r.at(tag), err)
+	case there == "":
+		return nil
+	case refuses(removed):
+		if err := r.rewritable(ctx, there); err != nil {
+			return fmt.Errorf("untag %s: %w; and nothing else is taken there: %w", r.at(tag), removed, err)
+		}
+		return fmt.Errorf("untag %s: %w", r.at(tag),
+			refusal(removed, there.String(), "allow imgd to delete tags there, or delete it by hand"))
 	}
-	if there {
-		return fmt.Errorf("untag %s: the registry accepted the removal and still serves the tag", r.at(tag))
-	}
-	return nil
+	return fmt.Errorf("untag %s: the registry accepted the removal and still serves the tag", r.at(tag))
 }
 
-// names reports whether the tag is there and names something of ours.
-func (r repository) names(ctx context.Context, tag string, ours func(digest.Digest) bool) (bool, error) {
-	desc, _, err := r.manifest(ctx, tag)
-	if errors.Is(err, imgd.ErrNotFound) {
-		return false, nil
+// rewritable is writable with what the repository has by that digest.
+func (r repository) rewritable(ctx context.Context, there digest.Digest) error {
+	desc, body, err := r.manifest(ctx, there.String())
+	if err != nil {
+		return err
 	}
-	return err == nil && ours(desc.Digest), err
+	return r.writable(ctx, desc, body)
+}
+
+// names is what of ours the tag names, empty if nothing.
+func (r repository) names(ctx context.Context, tag string, ours func(digest.Digest) bool) (digest.Digest, error) {
+	desc, _, err := r.manifest(ctx, tag)
+	if errors.Is(err, imgd.ErrNotFound) || errors.Is(err, errNotImage) || err == nil && !ours(desc.Digest) {
+		return "", nil
+	}
+	return desc.Digest, err
 }
 
 // Resolve answers what ref, a tag or a digest, names in the repository, by

@@ -1,6 +1,7 @@
 package publisher
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,6 +64,9 @@ type call struct {
 	method string
 	path   string // below /v2
 	accept string
+
+	mediaType string // of the body
+	body      []byte
 }
 
 // get asks for kind (manifests or blobs) and answers the body, which is at most
@@ -73,7 +77,7 @@ func (r repository) get(ctx context.Context, kind, ref string) ([]byte, http.Hea
 	if kind == "manifests" {
 		accept = strings.Join(manifestTypes(), ", ")
 	}
-	resp, err := r.send(ctx, call{r.host, http.MethodGet, "/" + reference.Path(r.named) + "/" + kind + "/" + ref, accept})
+	resp, err := r.send(ctx, call{host: r.host, method: http.MethodGet, path: "/" + reference.Path(r.named) + "/" + kind + "/" + ref, accept: accept})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -161,11 +165,24 @@ func manifestTypes() []string {
 // remove deletes the tag, not the manifest.
 func (r repository) remove(ctx context.Context, tag string) error {
 	ctx = docker.WithScope(ctx, "repository:"+reference.Path(r.named)+":delete,pull")
-	resp, err := r.send(ctx, call{r.host, http.MethodDelete, "/" + reference.Path(r.named) + "/manifests/" + tag, "*/*"})
+	resp, err := r.send(ctx, call{host: r.host, method: http.MethodDelete, path: "/" + reference.Path(r.named) + "/manifests/" + tag, accept: "*/*"})
 	var status *statusError
 	if errors.As(err, &status) && (status.code == http.StatusMethodNotAllowed || status.code == http.StatusBadRequest) {
-		return fmt.Errorf("the registry does not delete tags; allow it there, or delete the tag by hand: %w", err)
+		return fmt.Errorf("the registry does not delete tags: %w", err)
 	}
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// writable puts a manifest that is there once more, by its digest, which
+// changes nothing. So it tells whether the repository takes writes from imgd at
+// this moment.
+func (r repository) writable(ctx context.Context, desc ocispec.Descriptor, body []byte) error {
+	ctx = docker.WithScope(ctx, "repository:"+reference.Path(r.named)+":pull,push")
+	resp, err := r.send(ctx, call{host: r.host, method: http.MethodPut, path: "/" + reference.Path(r.named) + "/manifests/" + desc.Digest.String(),
+		accept: "*/*", mediaType: desc.MediaType, body: body})
 	if err != nil {
 		return err
 	}
@@ -199,11 +216,14 @@ func (p *Publisher) send(ctx context.Context, c call) (*http.Response, error) {
 }
 
 func (p *Publisher) once(ctx context.Context, c call) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, c.method, c.host.Scheme+"://"+c.host.Host+c.host.Path+c.path, nil)
+	req, err := http.NewRequestWithContext(ctx, c.method, c.host.Scheme+"://"+c.host.Host+c.host.Path+c.path, bytes.NewReader(c.body))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", c.accept)
+	if c.body != nil {
+		req.Header.Set("Content-Type", c.mediaType)
+	}
 	if err := c.host.Authorizer.Authorize(ctx, req); err != nil {
 		return nil, fmt.Errorf("authorize: %w", err)
 	}
