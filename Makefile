@@ -23,6 +23,7 @@ TEST_DEPS := gcc libc6-dev strace
 
 # How long the integration tests may take. They build and run real images on two cores.
 INTEGRATION_TIMEOUT ?= 25m
+SOAK_TIMEOUT ?= 3h
 
 .PHONY: help
 help: ## Show the targets
@@ -61,6 +62,18 @@ integration: test-deps tools build ## Run the tests of integration/ only
 	cd integration && IMGD_BIN=$(BIN) go test -shuffle=on -count=1 -timeout $(INTEGRATION_TIMEOUT) $(TESTFLAGS) ./...
 
 # `make check test` runs the unit tests once: both ask for the same target.
+# Hours of luck against imgd, not minutes: random kills, and bursts of webhooks. The seed is printed; SOAK_SEED repeats it,
+# SOAK_KILLS and SOAK_DELIVERIES say how many.
+.PHONY: soak
+soak: test-deps tools build ## Run the long tests: thousands of random kills, thousands of webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES)
+	cd integration && IMGD_BIN=$(BIN) go test -tags soak -run Soak -count=1 -v -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) .
+
+# As in: make bench ONLY=intake
+ONLY ?= .
+.PHONY: bench
+bench: deps tools build ## Measure imgd beside its peers into bin/bench.jsonl (ONLY=regexp chooses)
+	@cd integration && IMGD_BIN=$(BIN) go run ./bench -only '$(ONLY)' -out $(BIN)/bench.jsonl
+
 .PHONY: check
 check: lint race ## Check formatting, vet, linters, go.mod files, and run the unit tests
 

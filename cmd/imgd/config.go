@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/internal/webhook"
 	names "github.com/imgd/imgd/version"
 )
 
@@ -29,7 +30,7 @@ type Config struct {
 	// Data is the directory of everything imgd keeps. On a local file system.
 	Data string `yaml:"data"`
 	// Listen is the host:port of the HTTP API; port 0 takes any free one. Off
-	// loopback only /livez and /readyz are served, unless AllowAnonymous.
+	// loopback only /hooks, /livez and /readyz are served, unless AllowAnonymous.
 	Listen string `yaml:"listen"`
 	// AllowAnonymous serves the whole API to everyone who can reach Listen.
 	AllowAnonymous bool `yaml:"allowAnonymous"`
@@ -41,6 +42,7 @@ type Config struct {
 	BuildKit BuildKitConfig `yaml:"buildkit"`
 	Index    IndexConfig    `yaml:"index"`
 	Git      GitConfig      `yaml:"git"`
+	Disk     DiskConfig     `yaml:"disk"`
 	Log      LogConfig      `yaml:"log"`
 
 	// Projects are all that may be built.
@@ -56,7 +58,9 @@ type BuildConfig struct {
 
 // QueueConfig is about IMGD_REQUESTS.
 type QueueConfig struct {
-	Lease time.Duration `yaml:"lease"` // a request whose daemon is silent for so long is given to another
+	Lease    time.Duration `yaml:"lease"`    // a request whose daemon is silent for so long is given to another
+	RetryFor time.Duration `yaml:"retryFor"` // a request that fails for no reason of its own is tried for at least so long,
+	Tries    int           `yaml:"tries"`    // and at least so often, before it becomes a dead letter
 }
 
 // NATSConfig names the NATS server. URL empty: one in process, on Listen.
@@ -91,6 +95,11 @@ type GitConfig struct {
 	PlainHTTP  bool     `yaml:"plainHTTP"`  // allow http:// URLs
 }
 
+// DiskConfig guards the file system of the data directory.
+type DiskConfig struct {
+	MinFreeMB int `yaml:"minFreeMB"` // with less free, in MiB, imgd takes no requests and is not ready; 0 never looks
+}
+
 // LogConfig is about the log on stderr.
 type LogConfig struct {
 	Level  string `yaml:"level"`  // debug, info, warn, error
@@ -112,6 +121,15 @@ type ProjectConfig struct {
 	LDFlags      string            `yaml:"ldflags"`      // the build arg LDFLAGS, such a template too
 	Labels       map[string]string `yaml:"labels"`       // go into the record and the image
 	Timeout      time.Duration     `yaml:"timeout"`      // of one build
+	Webhook      WebhookConfig     `yaml:"webhook"`
+}
+
+// WebhookConfig lets the repository's forge ask for builds, at
+// /hooks/{forge}/{project}. One webhook serves all projects with the same git
+// URL, forge and secret.
+type WebhookConfig struct {
+	Forge      string `yaml:"forge"`      // github, gitlab, gitea, forgejo; empty: no webhook
+	SecretFile string `yaml:"secretFile"` // absolute path; holds the webhook's secret; a newline at its end does not count
 }
 
 const defaultLDFlags = "-s -w -X main.version={{.Version}} -X main.commit={{.Commit}} -X main.date={{.Date}}"
@@ -121,10 +139,11 @@ func defaultConfig() Config {
 		Data:     "/var/lib/imgd",
 		Listen:   "127.0.0.1:7070",
 		Build:    BuildConfig{Slots: 2, Timeout: 30 * time.Minute, Grace: 2 * time.Minute},
-		Queue:    QueueConfig{Lease: 30 * time.Second},
+		Queue:    QueueConfig{Lease: 30 * time.Second, RetryFor: 6 * time.Hour, Tries: 5},
 		NATS:     NATSConfig{Listen: "127.0.0.1:4222"},
 		Registry: RegistryConfig{Listen: "127.0.0.1:5000"},
 		Index:    IndexConfig{Engine: "file"},
+		Disk:     DiskConfig{MinFreeMB: 512},
 		Log:      LogConfig{Level: "info", Format: "auto"},
 	}
 }
@@ -197,6 +216,9 @@ func (c Config) Validate() error {
 	bad(c.Build.Timeout > 0, "build.timeout", "must be more than 0, as in 30m")
 	bad(c.Build.Grace >= 0, "build.grace", "must not be negative")
 	bad(c.Queue.Lease >= time.Second, "queue.lease", "must be at least 1s")
+	bad(c.Queue.RetryFor > 0, "queue.retryFor", "must be more than 0, as in 6h")
+	bad(c.Queue.Tries > 0, "queue.tries", "must be at least 1")
+	bad(c.Disk.MinFreeMB >= 0, "disk.minFreeMB", "must not be negative")
 	bad(c.Index.Engine == "file", "index.engine", "%q is not known; use file", c.Index.Engine)
 	bad(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level), "log.level", "%q is none of debug, info, warn, error", c.Log.Level)
 	bad(slices.Contains([]string{"auto", "text", "json"}, c.Log.Format), "log.format", "%q is none of auto, text, json", c.Log.Format)
@@ -255,6 +277,9 @@ func (p ProjectConfig) validate() error {
 	}
 	err := names.CheckTemplate(p.LDFlags)
 	bad(err == nil, "ldflags: %v", err)
+	bad((p.Webhook.Forge == "") == (p.Webhook.SecretFile == ""), "webhook: forge and secretFile belong together")
+	bad(p.Webhook.Forge == "" || slices.Contains(webhook.Forges(), p.Webhook.Forge), "webhook: forge %q is none of %q", p.Webhook.Forge, webhook.Forges())
+	bad(p.Webhook.SecretFile == "" || filepath.IsAbs(p.Webhook.SecretFile), "webhook: secretFile %q is not absolute", p.Webhook.SecretFile)
 	bad(p.Timeout > 0, "timeout: must be more than 0, as in 30m")
 	return errors.Join(errs...)
 }

@@ -75,6 +75,13 @@ func TestConfigRefuses(t *testing.T) {
 		"reserved arg":      {"projects: [{name: a, git: g, image: i, buildArgs: {BUILDKIT_SYNTAX: x}}]", nil, "reserved"},
 		"unknown field":     {"projects: [{name: a, git: g, image: i, ldflags: '{{.Nope}}'}]", nil, "Nope"},
 		"short ref pattern": {"projects: [{name: a, git: g, image: i, refs: [main]}]", nil, "refs/"},
+		"no retries":        {"queue: {tries: 0}", nil, "queue.tries"},
+		"no patience":       {"queue: {retryFor: 0s}", nil, "queue.retryFor"},
+		"negative disk":     {"disk: {minFreeMB: -1}", nil, "disk.minFreeMB"},
+		"hook, no secret":   {"projects: [{name: a, git: g, image: i, webhook: {forge: github}}]", nil, "secretFile"},
+		"hook, no forge":    {"projects: [{name: a, git: g, image: i, webhook: {secretFile: /s}}]", nil, "forge"},
+		"unknown forge":     {"projects: [{name: a, git: g, image: i, webhook: {forge: sourcehut, secretFile: /s}}]", nil, "sourcehut"},
+		"relative secret":   {"projects: [{name: a, git: g, image: i, webhook: {forge: gitea, secretFile: s}}]", nil, "absolute"},
 		"platform":          {"projects: [{name: a, git: g, image: i, platforms: ['a/b/c/d']}]", nil, "platforms"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
+	"time"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/internal/httpapi"
 )
@@ -13,34 +17,86 @@ import (
 func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
 		Projects: d.pipeline.Projects, Index: d.index, Registry: d.publisher, Git: d.git,
-		Queue: d.bus, Statuses: d.bus, Logs: d.builder, Events: eventStream{d.bus},
-		Checks:  d.checks(ctx),
+		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus,
+		Logs: d.builder, Events: eventStream{d.bus}, Hooks: d.hooks,
+		Checks: d.checks(ctx), Gauges: d.gauges(),
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
 	})
 }
 
+// gauges are what /metrics asks of the daemon.
+func (d *daemon) gauges() httpapi.Gauges {
+	return httpapi.Gauges{
+		Depth: d.bus.Depth, Paused: d.bus.Paused,
+		Untold: func() int { return len(d.index.Published(d.index.Told())) },
+	}
+}
+
+// parts are what every build needs besides the queue.
+func (d *daemon) parts() []httpapi.Check {
+	return []httpapi.Check{
+		{Name: "registry", Run: func(ctx context.Context) error { return d.publisher.Ping(ctx, d.stack.Registry) }},
+		{Name: "buildkit", Run: d.builder.Ping},
+		{Name: "disk", Run: d.headRoom},
+	}
+}
+
+// partTime bounds the look at one part, below what the bus gives to all: a part
+// that hangs is named, and the others are heard.
+const partTime = 4 * time.Second
+
+// ready says which of them do not work: then no request is taken.
+func (d *daemon) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, partTime)
+	defer cancel()
+	parts := d.parts()
+	errs := make([]error, len(parts))
+	var all sync.WaitGroup
+	for i, part := range parts {
+		all.Go(func() {
+			if err := part.Run(ctx); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", part.Name, err)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
 // checks are what must answer before a request can go its way. The index is
 // loaded by the time there is an API.
 func (d *daemon) checks(ctx context.Context) []httpapi.Check {
-	return []httpapi.Check{
+	checks := []httpapi.Check{
 		{Name: "running", Run: func(context.Context) error {
 			if ctx.Err() != nil {
-				return fmt.Errorf("imgd is stopping")
+				return errors.New("imgd is stopping")
 			}
 			return nil
 		}},
 		{Name: "nats", Run: d.bus.Ping},
-		{Name: "registry", Run: func(ctx context.Context) error { return d.publisher.Ping(ctx, d.stack.Registry) }},
-		{Name: "buildkit", Run: d.builder.Ping},
+		{Name: "queue", Run: func(context.Context) error { return d.bus.Paused() }},
 	}
+	return append(checks, d.parts()...)
+}
+
+// commands are what operators do to requests: the bus knows where they stand,
+// the pipeline what they have admitted.
+type commands struct {
+	*events.Bus
+	pipeline *imgd.Pipeline
+}
+
+func (c commands) Drop(ctx context.Context, id, by, reason string) (imgd.Status, error) {
+	return c.Bus.Drop(ctx, id, by, reason, c.pipeline)
 }
 
 // eventStream gives the API events as bytes.
 type eventStream struct{ bus *events.Bus }
 
-func (s eventStream) Events(ctx context.Context, since uint64, follow bool, f func(seq uint64, event []byte) error) error {
-	return s.bus.Events(ctx, since, follow, func(e events.Event) error { return f(e.Seq, e.Data) })
+func (s eventStream) Events(ctx context.Context, filter httpapi.EventFilter, follow bool, f func(seq uint64, event []byte) error) error {
+	wanted := events.EventFilter{Since: filter.Since, What: filter.What, Image: filter.Image}
+	return s.bus.Events(ctx, wanted, follow, func(e events.Event) error { return f(e.Seq, e.Data) })
 }
 
 // isLoopback reports whether only this machine can reach the address.

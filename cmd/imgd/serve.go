@@ -18,6 +18,7 @@ import (
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/internal/git"
+	"github.com/imgd/imgd/internal/webhook"
 	"github.com/imgd/imgd/publisher"
 )
 
@@ -44,6 +45,7 @@ type daemon struct {
 	publisher *publisher.Publisher
 	index     *index.Index
 	pipeline  *imgd.Pipeline
+	hooks     *webhook.Handler
 }
 
 // serve runs the daemon until ctx is done, and then stops it in the order of
@@ -113,15 +115,23 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, d.index.Close)
-	d.bus, err = events.Connect(ctx, events.Config{URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
-		Grace: d.grace(), Log: d.log})
+	d.bus, err = events.Connect(ctx, d.busConfig(projects))
 	if err != nil {
 		return closeAll, err
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
 		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
-	return closeAll, nil
+	d.hooks, err = newHooks(d.cfg, projects, d.bus, d.log)
+	return closeAll, err
+}
+
+func (d *daemon) busConfig(projects map[string]imgd.Project) events.Config {
+	return events.Config{
+		URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
+		RetryFor: d.cfg.Queue.RetryFor, Tries: d.cfg.Queue.Tries, Grace: d.grace(), Ready: d.ready,
+		IndexID: d.index.ID(), Image: func(project string) string { return projects[project].Image }, Log: d.log,
+	}
 }
 
 func (d *daemon) builderConfig() builder.Config {
@@ -195,8 +205,8 @@ func (d *daemon) flush(ctx context.Context) {
 func (d *daemon) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for before := time.Now(); ; before = time.Now().Add(-openFor) {
-		if err := d.pipeline.DriveOpen(ctx, before); err != nil && ctx.Err() == nil {
+	for stood := time.Duration(0); ; stood = openFor {
+		if err := d.pipeline.DriveOpen(ctx, time.Now(), stood); err != nil && ctx.Err() == nil {
 			d.log.Error("drive open releases", "error", err)
 		}
 		select {

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -22,6 +23,13 @@ const (
 	// startTries is how many deaths in a row end a start. One may be bad luck
 	// (the one before still held its root), three are a bad setup.
 	startTries = 3
+	// defaultWatch is how often a running buildkitd is asked whether it takes
+	// builds, and hungProbes failures in a row are its end. That is two minutes:
+	// on a machine that swaps or waits for its disk some probes will miss their
+	// time, a start with a large cache may take most of a minute, and a kill
+	// throws away the work of every build that runs.
+	defaultWatch = 10 * time.Second
+	hungProbes   = 12
 	// drainTime bounds Close even without a deadline: buildkitd waits for
 	// running builds as long as they last.
 	drainTime = 30 * time.Second
@@ -35,12 +43,16 @@ type BuildkitdConfig struct {
 	Mirrors        map[string][]string                          // registry -> hosts asked before it
 	HTTPRegistries []string                                     // registries spoken to without TLS
 	Probe          func(ctx context.Context, addr string) error // nil error: takes builds
+	Watch          time.Duration                                // how often Probe is asked, each with so much time; default 10s
 	Log            *slog.Logger
 }
 
-// Buildkitd is a buildkitd that is started again whenever it dies.
+// Buildkitd is a buildkitd that is started again whenever it dies, and killed
+// when it hangs: when twelve probes in a row have failed, two minutes.
 type Buildkitd struct {
 	site    site
+	probe   func(context.Context, string) error
+	every   time.Duration // from one probe to the next
 	log     *slog.Logger
 	lock    *flock.Flock
 	deaths  chan error    // of the first startTries lives
@@ -98,7 +110,8 @@ func newSite(cfg BuildkitdConfig) (site, error) {
 // StartBuildkitd cleans what an imgd that was killed left behind, starts
 // buildkitd, and returns when Probe is content. It gives up when ctx is done or
 // buildkitd died three times; the error then ends with the tail of its log.
-// After it returned, buildkitd is started again for ever, with growing delay.
+// After it returned, buildkitd is started again for ever, with growing delay;
+// each end is logged, which makes two lines a minute of one that cannot start.
 func StartBuildkitd(ctx context.Context, cfg BuildkitdConfig) (*Buildkitd, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("start buildkitd: it needs root; give the address of one that runs already instead")
@@ -116,13 +129,13 @@ func StartBuildkitd(ctx context.Context, cfg BuildkitdConfig) (*Buildkitd, error
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b := &Buildkitd{
-		site: s, log: cfg.Log, lock: lock, deaths: make(chan error, startTries),
+		site: s, probe: cfg.Probe, every: cmp.Or(cfg.Watch, defaultWatch), log: cfg.Log, lock: lock, deaths: make(chan error, startTries),
 		cancel: cancel, kill: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	b.close = onceWith(b.shutdown)
 	from := fileSize(s.logFile())
 	go b.supervise(life) // Close waits for it
-	if err := b.waitReady(ctx, cfg.Probe); err != nil {
+	if err := b.waitReady(ctx); err != nil {
 		tail := logTail(s.logFile(), from)
 		expired, expire := context.WithCancel(ctx)
 		expire()
@@ -132,13 +145,11 @@ func StartBuildkitd(ctx context.Context, cfg BuildkitdConfig) (*Buildkitd, error
 }
 
 // waitReady asks by an RPC, as buildkitd listens before it can answer.
-func (b *Buildkitd) waitReady(ctx context.Context, probe func(context.Context, string) error) error {
+func (b *Buildkitd) waitReady(ctx context.Context) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for died := 0; ; {
-		probing, cancel := context.WithTimeout(ctx, probeTime)
-		err := probe(probing, b.Address())
-		cancel()
+		err := b.ask(ctx, probeTime)
 		if err == nil {
 			return nil
 		}
@@ -152,6 +163,13 @@ func (b *Buildkitd) waitReady(ctx context.Context, probe func(context.Context, s
 		case <-tick.C:
 		}
 	}
+}
+
+// ask is one probe.
+func (b *Buildkitd) ask(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return b.probe(ctx, b.Address())
 }
 
 // Address is where buildkitd listens. It stays the same when buildkitd is

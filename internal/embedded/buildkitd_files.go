@@ -80,10 +80,16 @@ func (s site) writeFiles(cfg BuildkitdConfig) error {
 	if err := os.WriteFile(s.wrapper(), []byte(script), 0o700); err != nil {
 		return fmt.Errorf("write runc wrapper: %w", err)
 	}
-	if fileSize(s.logFile()) > logLimit {
-		if err := os.Rename(s.logFile(), s.logFile()+".old"); err != nil {
-			return fmt.Errorf("set log aside: %w", err)
-		}
+	return s.setLogAside()
+}
+
+// setLogAside begins a new log when the one there is has grown too long.
+func (s site) setLogAside() error {
+	if fileSize(s.logFile()) <= logLimit {
+		return nil
+	}
+	if err := os.Rename(s.logFile(), s.logFile()+".old"); err != nil {
+		return fmt.Errorf("set log aside: %w", err)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -227,6 +229,9 @@ func TestBuildkitdComesBack(t *testing.T) {
 	b := startBuildkitd(t, dir, slog.New(slog.NewTextHandler(&log, nil)))
 	for range 2 {
 		before := daemon(t, dir)
+		if err := os.Truncate(filepath.Join(dir, "buildkitd.log"), 17<<20); err != nil { // it has become long
+			t.Fatal(err)
+		}
 		if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -238,6 +243,87 @@ func TestBuildkitdComesBack(t *testing.T) {
 	if got, want := strings.Count(log.String(), "buildkitd ended, starting it again"), 2; got != want {
 		t.Errorf("restarts in the log: got %d, want %d: %s", got, want, log.String())
 	}
+	if info, err := os.Stat(filepath.Join(dir, "buildkitd.log")); err != nil || info.Size() > 1<<20 {
+		t.Errorf("buildkitd's log: got %v, %v, want a new one", info.Size(), err)
+	}
+}
+
+func TestBuildkitdThatHangsIsKilled(t *testing.T) {
+	needBuildkit(t)
+	dir := t.TempDir()
+	var log lockedBuffer
+	var victim atomic.Int64
+	b := startWatched(t, dir, &log, func() error {
+		if pid := int(victim.Load()); stopped(pid) {
+			return fmt.Errorf("%d is stopped", pid)
+		}
+		return nil
+	})
+	before := daemon(t, dir)
+	victim.Store(int64(before))
+	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if stopped(before) {
+			return fmt.Errorf("%d still hangs", before)
+		}
+		return workers(within(t), b.Address())
+	})
+	if want := fmt.Sprintf("killed, as it does not answer: %d is stopped", before); !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not say %q: %s", want, log.String())
+	}
+}
+
+// A buildkitd that does not answer for a while is left alone, again and again.
+func TestBuildkitdIsGivenTime(t *testing.T) {
+	needBuildkit(t)
+	const patience = 12 // probes
+	dir := t.TempDir()
+	var log lockedBuffer
+	var started atomic.Bool
+	var asked atomic.Int64
+	startWatched(t, dir, &log, func() error {
+		if started.Load() && asked.Add(1)%patience != 0 {
+			return errors.New("busy")
+		}
+		return nil
+	})
+	started.Store(true)
+	before := daemon(t, dir)
+	eventually(t, func() error {
+		if n := asked.Load(); n < 3*patience {
+			return fmt.Errorf("asked %d times", n)
+		}
+		return nil
+	})
+	if after := daemon(t, dir); after != before || log.String() != "" {
+		t.Errorf("got PID %d, want %d; log: %s", after, before, log.String())
+	}
+}
+
+// startWatched starts a buildkitd that is asked often, when it is up, by probe.
+func startWatched(t *testing.T, dir string, log *lockedBuffer, probe func() error) *embedded.Buildkitd {
+	t.Helper()
+	cfg := config(dir, slog.New(slog.NewTextHandler(log, nil)))
+	cfg.Watch = 50 * time.Millisecond
+	var up sync.Once
+	cfg.Probe = func(_ context.Context, addr string) error {
+		up.Do(func() { eventually(t, func() error { return workers(within(t), addr) }) })
+		return probe()
+	}
+	b, err := embedded.StartBuildkitd(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeBuildkitd(t, b) })
+	return b
+}
+
+// stopped reports whether the process stands still.
+func stopped(pid int) bool {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // it may have ended
+	return strings.Contains(string(status), "\nState:\tT")
 }
 
 func TestBuildkitdCloseCutsBuilds(t *testing.T) {

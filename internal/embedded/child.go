@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -50,8 +51,8 @@ func (b *Buildkitd) supervise(life context.Context) {
 	}
 }
 
-// runOnce runs one buildkitd to its end. When life is done it asks it to end,
-// and when b.kill is closed it kills it.
+// runOnce runs one buildkitd to its end, and kills it when it hangs. When life
+// is done it asks it to end, and when b.kill is closed it kills it.
 func (b *Buildkitd) runOnce(life context.Context) error {
 	if err := b.site.prepare(life, b.log); err != nil {
 		return err
@@ -60,9 +61,22 @@ func (b *Buildkitd) runOnce(life context.Context) error {
 	if err != nil {
 		return err
 	}
+	watching, stop := context.WithCancel(life)
+	hung := make(chan error, 1)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if err := b.hangs(watching); err != nil {
+			hung <- err
+		}
+	})
+	defer watch.Wait()
+	defer stop()
 	select {
 	case <-c.done:
 		return c.err
+	case err := <-hung:
+		b.end(c)
+		return fmt.Errorf("killed, as it does not answer: %w", err)
 	case <-life.Done():
 	}
 	if err := c.signal(syscall.SIGTERM); err != nil {
@@ -70,9 +84,14 @@ func (b *Buildkitd) runOnce(life context.Context) error {
 	}
 	select {
 	case <-c.done:
-		return nil
 	case <-b.kill:
+		b.end(c)
 	}
+	return nil
+}
+
+// end kills buildkitd and waits until it is gone.
+func (b *Buildkitd) end(c *child) {
 	if err := c.signal(syscall.SIGKILL); err != nil {
 		_ = c.cmd.Process.Kill() // unshare itself; an error means that it has ended
 	}
@@ -81,7 +100,28 @@ func (b *Buildkitd) runOnce(life context.Context) error {
 	case <-time.After(killTime):
 		b.log.Error("buildkitd does not die", "pid", c.cmd.Process.Pid)
 	}
-	return nil
+}
+
+// hangs returns when hungProbes in a row have failed, and why the last did; nil
+// when ctx is done. It counts probes, as time also passes while this process
+// itself is stopped or starved.
+func (b *Buildkitd) hangs(ctx context.Context) error {
+	tick := time.NewTicker(b.every)
+	defer tick.Stop()
+	var err error
+	for failed := 0; failed < hungProbes; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err = b.ask(ctx, b.every); err == nil {
+			failed = 0
+		} else {
+			failed++
+		}
+	}
+	return err
 }
 
 // child is unshare with buildkitd as its only child.
@@ -184,6 +224,9 @@ func (s site) prepare(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	if err := s.clean(ctx, log); err != nil {
+		return err
+	}
+	if err := s.setLogAside(); err != nil { // each life of one that cannot start adds to it
 		return err
 	}
 	for _, dir := range []string{s.root(), s.temp(), s.run(), s.runcRoot()} {

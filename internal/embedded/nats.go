@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,11 @@ const (
 	watchPoll = 2 * time.Second
 	// sickPolls in a row make a failure. One may be a stream being deleted.
 	sickPolls = 2
+	// lostWrite is in the server's log, whatever the case of its letters, when a
+	// stream could not write. For the removal of an acknowledged message there
+	// is no other sign until somebody publishes: the server confirms the
+	// acknowledgement, and is healthy.
+	lostWrite = "critical write error"
 )
 
 // NATSConfig says where the NATS server keeps its streams and listens.
@@ -35,18 +41,21 @@ type NATSConfig struct {
 // NATS is a NATS server with JetStream in this process. Every acknowledged
 // message is synced to disk.
 type NATS struct {
-	server  *server.Server
-	lock    *flock.Flock
-	url     string
-	failed  chan error
-	stop    chan struct{}
-	close   func()
-	running sync.WaitGroup
+	server   *server.Server
+	dir      string
+	lock     *flock.Flock
+	url      string
+	failed   chan error
+	stop     chan struct{}
+	close    func()
+	running  sync.WaitGroup // the server
+	watching sync.WaitGroup
+	noted    string // the watch's: what is in ends.json
 }
 
 // StartNATS starts the server and returns when it takes connections and has
-// recovered every stream, or when ctx is done. The server then runs until
-// Close.
+// recovered every stream, or when ctx is done. It refuses streams that have lost
+// messages at their end. The server then runs until Close.
 func StartNATS(ctx context.Context, cfg NATSConfig) (*NATS, error) {
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
@@ -56,16 +65,20 @@ func StartNATS(ctx context.Context, cfg NATSConfig) (*NATS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start nats: %w", errors.Join(err, lock.Unlock()))
 	}
-	n := &NATS{server: srv, lock: lock, failed: make(chan error, 1), stop: make(chan struct{})}
+	n := &NATS{server: srv, dir: cfg.Dir, lock: lock, failed: make(chan error, 1), stop: make(chan struct{})}
 	n.close = sync.OnceFunc(n.shutdown)
 	srv.SetLoggerV2(natsLog{cfg.Log, n.fail}, cfg.Log.Enabled(ctx, slog.LevelDebug), false, false)
 	n.running.Go(srv.Start)
-	if err := n.waitReady(ctx); err != nil {
+	err = n.waitReady(ctx)
+	if err == nil {
+		err = n.compareEnds()
+	}
+	if err != nil {
 		n.Close()
 		return nil, fmt.Errorf("start nats in %s: %w", cfg.Dir, err)
 	}
 	n.url = "nats://" + reachable(srv.Addr())
-	n.running.Go(n.watch)
+	n.watching.Go(n.watch)
 	return n, nil
 }
 
@@ -109,7 +122,8 @@ func (n *NATS) waitReady(ctx context.Context) error {
 	}
 }
 
-// watch ends with the first failure it sees, or with Close.
+// watch ends with the first failure it sees, or with Close. A disk that only
+// takes its time does not fail: then the looks take as long.
 func (n *NATS) watch() {
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
@@ -117,10 +131,14 @@ func (n *NATS) watch() {
 	for sick := 0; sick < sickPolls; {
 		select {
 		case <-n.stop:
+			_ = n.noteEnds() // a last time; the note there is does as well
 			return
 		case <-tick.C:
 		}
 		if sickness = n.sickness(); sickness == nil {
+			sickness = n.noteEnds() // and so it is known that the directory can be written
+		}
+		if sickness == nil {
 			sick = 0
 		} else {
 			sick++
@@ -158,6 +176,7 @@ func (n *NATS) Close() { n.close() }
 
 func (n *NATS) shutdown() {
 	close(n.stop)
+	n.watching.Wait()
 	n.server.Shutdown()
 	n.server.WaitForShutdown()
 	n.running.Wait()
@@ -185,7 +204,11 @@ func (l natsLog) Warnf(format string, args ...any) {
 }
 
 func (l natsLog) Errorf(format string, args ...any) {
-	l.log.Error("nats: " + fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	l.log.Error("nats: " + text)
+	if strings.Contains(strings.ToLower(text), lostWrite) {
+		l.fail(errors.New(text))
+	}
 }
 
 func (l natsLog) Fatalf(format string, args ...any) { l.fail(fmt.Errorf(format, args...)) }

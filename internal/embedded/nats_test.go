@@ -132,19 +132,42 @@ func TestNATSStartEndsWithContext(t *testing.T) {
 	}
 }
 
-func TestNATSTellsOfFullDisk(t *testing.T) {
+// smallDisk mounts a file system of 4 MiB at a new directory; what it answers
+// leaves no page of it free.
+func smallDisk(t *testing.T) (dir string, fill func()) {
+	t.Helper()
 	needRoot(t)
-	dir := t.TempDir()
+	dir = t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir, func() {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("fill the disk: got %v, want %v", err, syscall.ENOSPC)
+		}
+	}
+}
+
+func mustBeTold(t *testing.T, n *embedded.NATS, want string) {
+	t.Helper()
+	select {
+	case err := <-n.Failed():
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("told %q, want it to contain %q", err, want)
+		}
+	case <-within(t).Done():
+		t.Fatal("nobody was told")
+	}
+}
+
+func TestNATSTellsOfFullDisk(t *testing.T) {
+	dir, fill := smallDisk(t)
 	n := startNATS(t, dir)
 	js := stream(t, n.URL())
 	ctx := within(t)
-	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("fill the disk: got %v, want %v", err, syscall.ENOSPC)
-	}
+	fill()
 	for err := error(nil); err == nil; {
 		publishing, cancel := context.WithTimeout(ctx, time.Second)
 		_, err = js.Publish(publishing, "s.a", make([]byte, 64<<10))
@@ -153,10 +176,160 @@ func TestNATSTellsOfFullDisk(t *testing.T) {
 			t.Fatal("a full disk takes messages")
 		}
 	}
-	select {
-	case err := <-n.Failed():
-		t.Logf("told: %v", err)
-	case <-ctx.Done():
-		t.Fatal("nobody was told")
+	mustBeTold(t, n, "no space left")
+}
+
+// The server confirms an acknowledgement even if it could not write it.
+func TestNATSTellsOfLostRemoval(t *testing.T) {
+	dir, fill := smallDisk(t)
+	n := startNATS(t, dir)
+	js := stream(t, n.URL())
+	ctx := within(t)
+	queue, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "Q", Subjects: []string{"q.>"}, Retention: jetstream.WorkQueuePolicy})
+	if err != nil {
+		t.Fatal(err)
 	}
+	consumer, err := queue.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(size int) (used int) {
+		if _, err := js.Publish(ctx, "q.a", make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(blocks(dir, "Q"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(info.Size())
+	}
+	const page = 4096
+	first := publish(0)
+	if used := publish(page - 2*first); used != page { // so that the removal needs another
+		t.Fatalf("%d bytes are used, want %d", used, page)
+	}
+	batch, err := consumer.Fetch(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := <-batch.Messages()
+	fill()
+	if err := msg.DoubleAck(ctx); err != nil {
+		t.Logf("now it says so: %v", err)
+	}
+	mustBeTold(t, n, "[Q]") // and not of the note, which has no room either
+}
+
+// blocks is the file of a stream's messages.
+func blocks(dir, stream string) string {
+	return filepath.Join(dir, "jetstream", "$G", "streams", stream, "msgs", "1.blk")
+}
+
+// endsNoted waits until the note says that S ends there.
+func endsNoted(t *testing.T, dir string, last int) {
+	t.Helper()
+	eventually(t, func() error {
+		text, err := os.ReadFile(filepath.Join(dir, "ends.json"))
+		if err == nil && !strings.Contains(string(text), fmt.Sprintf("Z\": %d\n", last)) {
+			err = fmt.Errorf("the note says %s", text)
+		}
+		return err
+	})
+}
+
+// A file of which the server would only take the beginning is refused.
+func TestNATSRefusesLostMessages(t *testing.T) {
+	stopped, crashed := t.TempDir(), t.TempDir()
+	n := startNATS(t, stopped)
+	js := stream(t, n.URL())
+	const messages = 40
+	for range messages {
+		if _, err := js.Publish(within(t), "s.a", make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	endsNoted(t, stopped, messages)
+	if err := os.CopyFS(crashed, os.DirFS(stopped)); err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	for name, tc := range map[string]struct {
+		from   string
+		damage func(file string) error
+	}{
+		"stopped": {from: stopped},
+		"crashed": {from: crashed},
+		"bit flipped": {crashed, func(file string) error {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			text[len(text)/2] ^= 1
+			return os.WriteFile(file, text, 0o600)
+		}},
+		"cut":         {crashed, func(file string) error { return os.Truncate(file, 1000) }},
+		"empty":       {crashed, func(file string) error { return os.Truncate(file, 0) }},
+		"file gone":   {crashed, func(file string) error { return os.Remove(file) }},
+		"stream gone": {crashed, func(file string) error { return os.RemoveAll(filepath.Dir(filepath.Dir(file))) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			err := os.CopyFS(dir, os.DirFS(tc.from))
+			if err == nil && tc.damage != nil {
+				err = tc.damage(blocks(dir, "S"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // it stays refused
+				if tc.damage == nil {
+					startNATS(t, dir).Close()
+					continue
+				}
+				_, err := embedded.StartNATS(within(t), embedded.NATSConfig{Dir: dir, Listen: "127.0.0.1:0", Log: quiet()})
+				if want := "it ended with number 40, and ends with number "; err == nil || !strings.Contains(err.Error(), want) {
+					t.Fatalf("got %v, want it to contain %q", err, want)
+				}
+			}
+			if err := os.Remove(filepath.Join(dir, "ends.json")); err != nil { // as the error advises
+				t.Fatal(err)
+			}
+			startNATS(t, dir)
+		})
+	}
+}
+
+// What clients remove, and what was not to be kept, is not lost: no note from
+// before is against it.
+func TestNATSKnowsWhatWasRemoved(t *testing.T) {
+	dir := t.TempDir()
+	n := startNATS(t, dir)
+	js := stream(t, n.URL())
+	ctx := within(t)
+	_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "M", Subjects: []string{"m.>"}, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"m.a", "s.a", "s.b", "s.c"} {
+		if _, err := js.Publish(ctx, subject, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	endsNoted(t, dir, 3)
+	before, err := os.ReadFile(filepath.Join(dir, "ends.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(ctx, "S")
+	if err == nil {
+		err = errors.Join(s.DeleteMsg(ctx, 3), s.Purge(ctx))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	if err := os.WriteFile(filepath.Join(dir, "ends.json"), before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	startNATS(t, dir)
 }

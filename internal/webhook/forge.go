@@ -33,6 +33,9 @@ type forge struct {
 	peeled func(p payload) string
 }
 
+// Forges are the names that a Hook's forge may have.
+func Forges() []string { return []string{"github", "gitlab", "gitea", "forgejo"} }
+
 func newForge(name string, secret []byte) (forge, error) {
 	switch name {
 	case "github":
@@ -44,7 +47,7 @@ func newForge(name string, secret []byte) (forge, error) {
 	case "forgejo":
 		return gitea("forgejo", "X-Forgejo-", secret)
 	}
-	return forge{}, fmt.Errorf("forge %q: want github, gitlab, gitea or forgejo", name)
+	return forge{}, fmt.Errorf("forge %q is none of %q", name, Forges())
 }
 
 // maxID is far above a UUID, which is what forges send, and far below what the

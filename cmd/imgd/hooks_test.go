@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// hook is a config with one webhook, whose secret file has that text.
+func hook(t *testing.T, forge, secret string) Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := load(t, project, nil, flagValues{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Projects[0].Webhook = WebhookConfig{Forge: forge, SecretFile: file}
+	return cfg
+}
+
+func TestHooksRefuse(t *testing.T) {
+	missing := hook(t, "github", "x")
+	missing.Projects[0].Webhook.SecretFile += "-missing"
+	for name, tt := range map[string]struct {
+		cfg  Config
+		want string
+	}{
+		"missing file":  {missing, "-missing"},
+		"empty secret":  {hook(t, "github", ""), "empty"},
+		"only newlines": {hook(t, "github", "\r\n\n"), "empty"},
+		"unknown forge": {hook(t, "sourcehut", "x"), "sourcehut"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newHooks(tt.cfg, tt.cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "hello") {
+				t.Errorf("got %v, want an error that names the project and %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// The newline that an editor puts at the end of a secret file is no part of it.
+func TestHooksSecret(t *testing.T) {
+	cfg := hook(t, "github", "s3cret\n")
+	hooks, err := newHooks(cfg, cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := []byte(`{"zen":"Design for failure."}`)
+	mac := hmac.New(sha256.New, []byte("s3cret"))
+	mac.Write(body)
+	r := httptest.NewRequest(http.MethodPost, "/hooks/github/hello", bytes.NewReader(body))
+	r.Header.Set("X-GitHub-Event", "ping")
+	r.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	w := httptest.NewRecorder()
+	hooks.ServeHTTP(w, r)
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "ignored") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestHeadRoom(t *testing.T) {
+	for _, tt := range []struct {
+		least int
+		dir   string
+		want  string // in the error, "" for none
+	}{
+		{0, "/nonexistent", ""},
+		{1, t.TempDir(), ""},
+		{math.MaxInt32, t.TempDir(), "disk.minFreeMB"},
+		{1, "/nonexistent", "/nonexistent"},
+	} {
+		d := &daemon{cfg: Config{Data: tt.dir, Disk: DiskConfig{MinFreeMB: tt.least}}}
+		err := d.headRoom(t.Context())
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%d MiB in %s: got %v, want %q", tt.least, tt.dir, err, tt.want)
+		}
+	}
+}
