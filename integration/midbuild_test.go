@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/imgd/imgd/integration/check"
 	"github.com/imgd/imgd/integration/kit"
 )
 
@@ -59,6 +60,11 @@ func newWorkshop(t *testing.T, grace string) (w *workshop, request string) {
 	w.config.Queue.Lease = lease
 	w.config.Build.Grace = grace
 	w.start()
+	w.Cleanup(func() { // before imgd is stopped
+		if !w.Failed() {
+			w.mustEnd()
+		}
+	})
 	w.must(kit.PushBaseImages(t.Context(), w.daemon.Registry))
 	request = w.ask(gitTag)
 	w.waitArrived()
@@ -288,15 +294,15 @@ func TestTerminatedMidBuild(t *testing.T) {
 		if err := w.daemon.Terminate(t.Context()); err != nil { // how it has ended; no second signal
 			t.Errorf("imgd ends with %v", err)
 		}
-		images, err := kit.ReadImages(w.daemon.Data())
+		index, err := check.ReadIndex(w.daemon.Data())
 		w.must(err)
-		for id, rel := range releasesOf(images) {
-			if rel.Request.ID != request || rel.State != "published" || images.Told < rel.Seq {
-				t.Errorf("release %s is %s in entry %d, told %d: want it published and announced", id, rel.State, rel.Seq, images.Told)
+		for _, rel := range index.Releases {
+			if rel.Request.ID != request || rel.State != check.Published || index.Told < rel.Seq {
+				t.Errorf("release %s is %s in entry %d, told %d: want it published and announced", rel.ID, rel.State, rel.Seq, index.Told)
 			}
 		}
-		if len(images.Releases) != 1 {
-			t.Errorf("%d releases, want that of the build that ran", len(images.Releases))
+		if len(index.Releases) != 1 {
+			t.Errorf("%d releases, want that of the build that ran", len(index.Releases))
 		}
 		w.mustBeClean()
 		w.start()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/integration/check"
 	"github.com/imgd/imgd/integration/kit"
 )
 
@@ -33,6 +35,13 @@ type site struct {
 	*testing.T
 	repo   *kit.Repo
 	daemon *kit.Daemon
+
+	place   *check.Site // nil: what the daemon itself runs
+	asked   []check.Asked
+	watcher check.Watcher
+
+	mu   sync.Mutex // guards asked and lies
+	lies []string   // what a gate saw that must not be
 }
 
 // newSite starts a git server with the hello program and imgd on the embedded
@@ -54,6 +63,7 @@ func newSite(t *testing.T, files map[string]string) *site {
 	s := &site{T: t, repo: repo}
 	s.commit("say hello", files)
 	s.daemon = kit.RunDaemon(t, t.TempDir(), s.config())
+	t.Cleanup(func() { s.mustEnd() }) // before the daemon is stopped
 	if err := kit.PushBaseImages(t.Context(), s.daemon.Registry); err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +142,7 @@ func (s *site) published(n int) []*kit.Published {
 	defer cancel()
 	messages, err := kit.ReadStream(ctx, s.daemon.NATS, "IMGD_EVENTS", "imgd.events.published.>", n)
 	s.must(err)
+	mustBeDocumented(s.T, messages)
 	seen := map[string]bool{}
 	var events []*kit.Published
 	for _, m := range messages {
@@ -149,52 +160,11 @@ func (s *site) published(n int) []*kit.Published {
 	return events
 }
 
-// agree checks that registry, images.json and the events say the same, and
-// nothing is told that is not so.
+// agree checks that there are so many releases, and that the world is as it must be when nothing is left to do.
 func (s *site) agree(releases int) {
 	s.Helper()
-	events := s.published(releases)
-	images, err := kit.ReadImages(s.daemon.Data())
-	s.must(err)
-	for _, r := range images.Records {
-		root := r.Digest
-		if r.IndexDigest != "" {
-			root = r.IndexDigest
-		}
-		got, err := crane.Digest(s.daemon.Registry+"/"+r.Image+":"+r.Tag, crane.Insecure)
-		if err != nil || got != root {
-			s.Errorf("%s:%s: the registry says %s (%v), images.json %s", r.Image, r.Tag, got, err, root)
-		}
-	}
-	for _, event := range events {
-		for _, r := range event.Custom.Records {
-			if !s.inHistory(images, r) {
-				s.Errorf("event %s tells of %s:%s %s, which images.json does not know", event.ID, r.Image, r.Tag, r.Digest)
-			}
-		}
-	}
-}
-
-// inHistory reports whether a published release in images.json made r.
-func (s *site) inHistory(images *kit.Images, r kit.Record) bool {
-	for _, raw := range images.Releases {
-		var release struct {
-			ID        string `json:"id"`
-			State     string `json:"state"`
-			Platforms []struct {
-				Digest string `json:"digest"`
-			} `json:"platforms"`
-		}
-		s.must(json.Unmarshal(raw, &release))
-		if release.ID == r.Release && release.State == "published" {
-			for _, p := range release.Platforms {
-				if p.Digest == r.Digest {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	s.published(releases)
+	s.mustEnd()
 }
 
 var exported = regexp.MustCompile(`exporting manifest (sha256:[0-9a-f]{64})`)
@@ -318,6 +288,8 @@ func TestRefsAndCommits(t *testing.T) {
 	s := newSite(t, scratchFiles("one"))
 	first, err := s.repo.Rev(t.Context(), "main")
 	s.must(err)
+	rewritten := false
+	s.watcher.Follows = func(_, _, old, now string) bool { return rewritten || s.repo.Contains(t.Context(), now, old) }
 
 	t.Run("branch and tag push of one commit are two releases", func(t *testing.T) {
 		branch := s.build("main")
@@ -353,6 +325,7 @@ func TestRefsAndCommits(t *testing.T) {
 			t.Fatal("main did not move")
 		}
 		s.must(s.repo.Reset(t.Context(), first))
+		rewritten = true
 		s.build("main")
 		if got := s.tags()["main"]; got != older {
 			t.Errorf("after the reset main is %s, want %s", got, older)

@@ -12,10 +12,11 @@ import (
 	"syscall"
 )
 
-// Buildkitd is one of its own, as an operator would run it beside imgd.
+// Buildkitd is one of its own, as an operator would run it beside imgd. It can be killed, and started again.
 type Buildkitd struct {
-	// Addr is its address as buildctl and imgd's config take it.
+	// Addr is its address as buildctl and imgd's config take it; TCP is a second one, host:port. Both stay.
 	Addr string
+	TCP  string
 
 	run, root string
 	child     *child
@@ -24,34 +25,42 @@ type Buildkitd struct {
 // StartBuildkitd starts one that takes base images of docker.io from the registry at host:port (plain HTTP). It needs
 // root and runc. It sits in a PID namespace of its own, so that its containers end with it.
 func StartBuildkitd(ctx context.Context, mirror string) (*Buildkitd, error) {
-	binary, err := Bin("buildkitd")
-	if err != nil {
-		return nil, err
-	}
 	b := &Buildkitd{}
+	var err error
 	if b.run, b.root, err = runDirs(); err != nil {
 		return nil, err
 	}
 	b.Addr = "unix://" + filepath.Join(b.run, "b.sock")
-	if err := b.start(ctx, binary, mirror); err != nil {
+	if b.TCP, err = OwnPort(); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	config := fmt.Sprintf("[registry.%q]\n  mirrors = [%q]\n[registry.%q]\n  http = true\n", "docker.io", mirror, mirror)
+	if err := os.WriteFile(b.config(), []byte(config), 0o600); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := b.Start(ctx); err != nil {
 		return nil, fmt.Errorf("start buildkitd: %w", errors.Join(err, b.Close()))
 	}
 	return b, nil
 }
 
-func (b *Buildkitd) start(ctx context.Context, binary, mirror string) error {
-	config := fmt.Sprintf("[registry.%q]\n  mirrors = [%q]\n[registry.%q]\n  http = true\n", "docker.io", mirror, mirror)
-	configFile, logFile := filepath.Join(b.run, "config.toml"), filepath.Join(b.run, "log")
-	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+func (b *Buildkitd) config() string { return filepath.Join(b.run, "config.toml") }
+
+// Start starts it again after Kill9, over what that left.
+func (b *Buildkitd) Start(ctx context.Context) error {
+	binary, err := Bin("buildkitd")
+	if err != nil {
 		return err
 	}
-	log, err := os.Create(logFile)
+	logFile := filepath.Join(b.run, "log")
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close() // the child has its own
 	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
-		binary, "--config", configFile, "--root", b.root, "--addr", b.Addr, "--containerd-worker=false", "--oci-worker-net=host")
+		binary, "--config", b.config(), "--root", b.root, "--addr", b.Addr, "--addr", "tcp://"+b.TCP, "--containerd-worker=false", "--oci-worker-net=host",
+		"--otel-socket-path", filepath.Join(b.run, "otel.sock")) // or all that start at once want the same
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // runc is in sbin
 	if b.child, err = startChild(cmd); err != nil {
@@ -68,6 +77,14 @@ func (b *Buildkitd) start(ctx context.Context, binary, mirror string) error {
 		return fmt.Errorf("%w\n%s", err, text)
 	}
 	return nil
+}
+
+// Kill9 kills buildkitd, and with it all its containers, and waits until they are gone.
+func (b *Buildkitd) Kill9() {
+	for _, pid := range childrenOf(b.child.process.Pid) { // unshare waits for it and ends then
+		_ = syscall.Kill(pid, syscall.SIGKILL) // an error says that it has ended
+	}
+	<-b.child.done
 }
 
 // Buildctl runs buildctl against this buildkitd and returns its stdout.

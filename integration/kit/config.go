@@ -10,6 +10,7 @@ type Config struct {
 	Registry RegistryConfig  `yaml:"registry,omitempty"`
 	BuildKit BuildKitConfig  `yaml:"buildkit,omitempty"`
 	Git      GitConfig       `yaml:"git,omitempty"`
+	Disk     *DiskConfig     `yaml:"disk,omitempty"`
 	Log      LogConfig       `yaml:"log,omitempty"`
 	Projects []ProjectConfig `yaml:"projects,omitempty"`
 }
@@ -23,7 +24,9 @@ type BuildConfig struct {
 
 // QueueConfig is the part of Config about deliveries.
 type QueueConfig struct {
-	Lease string `yaml:"lease,omitempty"`
+	Lease    string `yaml:"lease,omitempty"`
+	RetryFor string `yaml:"retryFor,omitempty"`
+	Tries    int    `yaml:"tries,omitempty"`
 }
 
 // NATSConfig is the part of Config about NATS.
@@ -51,6 +54,11 @@ type GitConfig struct {
 	PlainHTTP  bool     `yaml:"plainHTTP,omitempty"`
 }
 
+// DiskConfig is the part of Config about the data directory's file system.
+type DiskConfig struct {
+	MinFreeMB int `yaml:"minFreeMB"`
+}
+
 // LogConfig is the part of Config about imgd's own log.
 type LogConfig struct {
 	Level  string `yaml:"level,omitempty"`
@@ -72,6 +80,13 @@ type ProjectConfig struct {
 	LDFlags      string            `yaml:"ldflags,omitempty"`
 	Labels       map[string]string `yaml:"labels,omitempty"`
 	Timeout      string            `yaml:"timeout,omitempty"`
+	Webhook      *WebhookConfig    `yaml:"webhook,omitempty"`
+}
+
+// WebhookConfig is the part of ProjectConfig about its forge.
+type WebhookConfig struct {
+	Forge      string `yaml:"forge"`
+	SecretFile string `yaml:"secretFile"`
 }
 
 // LocalConfig is the embedded stack on free ports of the loopback, and plain HTTP to git servers allowed.

@@ -44,9 +44,27 @@ type Endpoints struct {
 	BuildKit string `json:"buildkit"` // an address as buildctl takes it
 }
 
-// StartDaemon runs `imgd serve --data DIR/data --config DIR/imgd.yaml` and waits until it is ready. Called again with the
-// directory of a daemon that has ended, it starts over what that one left. env is added to this process's environment.
+// StartDaemon is LaunchDaemon, and waits until imgd is ready.
 func StartDaemon(ctx context.Context, dir string, config Config, env ...string) (*Daemon, error) {
+	d, err := LaunchDaemon(dir, config, env...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("imgd is not ready in time"))
+	defer cancel()
+	if err := d.WaitReady(ctx); err != nil {
+		d.Kill9()
+		return nil, fmt.Errorf("start imgd: %w\n%s", err, d.LogTail())
+	}
+	return d, nil
+}
+
+// WaitReady waits until imgd says that it is ready, and knows its Endpoints then.
+func (d *Daemon) WaitReady(ctx context.Context) error { return poll(ctx, d.child.done, d.ready) }
+
+// LaunchDaemon runs `imgd serve --data DIR/data --config DIR/imgd.yaml`. Called again with the directory of a daemon that
+// has ended, it starts over what that one left. env is added to this process's environment.
+func LaunchDaemon(dir string, config Config, env ...string) (*Daemon, error) {
 	imgd, err := Bin("imgd")
 	if err != nil {
 		return nil, err
@@ -65,12 +83,6 @@ func StartDaemon(ctx context.Context, dir string, config Config, env ...string) 
 	cmd.Env = append(os.Environ(), env...)
 	if d.child, err = startChild(cmd); err != nil {
 		return nil, err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("imgd is not ready in time"))
-	defer cancel()
-	if err := poll(ctx, d.child.done, d.ready); err != nil {
-		d.Kill9()
-		return nil, fmt.Errorf("start imgd: %w\n%s", err, d.LogTail())
 	}
 	return d, nil
 }
@@ -107,10 +119,19 @@ func (d *Daemon) Kill9() {
 	<-d.child.done
 }
 
+// Killed reports whether Kill9 was called.
+func (d *Daemon) Killed() bool { return d.killed }
+
 // Terminate sends SIGTERM and waits for the end; the error is nil if imgd exited with 0. When ctx ends first, imgd is killed.
 func (d *Daemon) Terminate(ctx context.Context) error {
 	return d.child.stop(ctx, syscall.SIGTERM)
 }
+
+// Stop makes the process stand still, as a machine that is out of breath or a virtual one that is moved, until Wake.
+func (d *Daemon) Stop() error { return d.Signal(syscall.SIGSTOP) }
+
+// Wake lets it go on.
+func (d *Daemon) Wake() error { return d.Signal(syscall.SIGCONT) }
 
 // Signal sends a signal and does not wait.
 func (d *Daemon) Signal(signal os.Signal) error { return d.child.process.Signal(signal) }

@@ -2,6 +2,7 @@ package kit
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,29 +50,81 @@ func ReadStream(ctx context.Context, natsURL, stream, subject string, n int) ([]
 	return got, err
 }
 
-func readAll(ctx context.Context, js jetstream.JetStream, stream, subject string) ([]Message, error) {
-	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+const (
+	// readLimit is how long a stream that is read may be silent.
+	readLimit = 5 * time.Second
+	// readBatch is how many messages are asked for at a time.
+	readBatch = 500
+)
+
+func readAll(ctx context.Context, js jetstream.JetStream, stream, subject string) (got []Message, err error) {
+	consumer, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+		FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLimit})
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", stream, err)
 	}
-	info, err := consumer.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read stream %s: %w", stream, err)
-	}
-	var got []Message
-	for left := info.NumPending; left > 0; {
-		msg, err := consumer.Next(jetstream.FetchMaxWait(5 * time.Second))
+	defer func() { err = errors.Join(err, js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name)) }()
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		batch, err := consumer.Fetch(int(min(left, readBatch)), jetstream.FetchMaxWait(readLimit))
 		if err != nil {
 			return nil, fmt.Errorf("read stream %s: %w", stream, err)
 		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return nil, fmt.Errorf("read stream %s: %w", stream, err)
+		before := left
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil {
+				return nil, fmt.Errorf("read stream %s: %w", stream, err)
+			}
+			left = meta.NumPending
+			got = append(got, Message{Seq: meta.Sequence.Stream, Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data()})
 		}
-		left = meta.NumPending
-		got = append(got, Message{Seq: meta.Sequence.Stream, Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data()})
+		if err := batch.Error(); err != nil || left == before {
+			return nil, fmt.Errorf("read stream %s: %d messages do not come: %w", stream, left, err)
+		}
 	}
 	return got, nil
+}
+
+// ReadQueue reads the messages that are in a work queue now. It is a look at them, nobody is kept from taking them.
+func ReadQueue(ctx context.Context, natsURL, stream string) ([]Message, error) {
+	conn, err := nats.Connect(natsURL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, err
+	}
+	queue, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("read queue %s: %w", stream, err)
+	}
+	var got []Message
+	for next := uint64(1); ; {
+		msg, err := queue.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return got, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read queue %s: %w", stream, err)
+		}
+		next = msg.Sequence + 1
+		got = append(got, Message{Seq: msg.Sequence, Subject: msg.Subject, Header: msg.Header, Data: msg.Data})
+	}
+}
+
+// ParseEventSubject reads imgd.events.<what>.<image as unpadded base64url>.<event ID>.
+func ParseEventSubject(subject string) (what, image, id string, err error) {
+	fields := strings.Split(subject, ".")
+	if len(fields) != 5 || fields[0] != "imgd" || fields[1] != "events" {
+		return "", "", "", fmt.Errorf("event on %s: not imgd.events.<what>.<image>.<ID>", subject)
+	}
+	name, err := base64.RawURLEncoding.DecodeString(fields[3])
+	if err != nil {
+		return "", "", "", fmt.Errorf("event on %s: image: %w", subject, err)
+	}
+	return fields[2], string(name), fields[4], nil
 }
 
 // Published is what a published event tells.

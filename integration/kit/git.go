@@ -146,6 +146,12 @@ func (r *Repo) Rev(ctx context.Context, rev string) (string, error) {
 	return r.git(ctx, "rev-parse", "--verify", "--end-of-options", rev+"^{commit}")
 }
 
+// Contains reports whether the revision is, or has among its ancestors, the other.
+func (r *Repo) Contains(ctx context.Context, rev, other string) bool {
+	_, err := r.git(ctx, "merge-base", "--is-ancestor", other, rev)
+	return err == nil
+}
+
 // Tag makes a lightweight tag; at is any revision.
 func (r *Repo) Tag(ctx context.Context, name, at string) error {
 	if _, err := r.git(ctx, "tag", name, at); err != nil {

@@ -49,10 +49,14 @@ func output(cmd *exec.Cmd) (string, error) {
 func poll(ctx context.Context, died <-chan struct{}, ok func(context.Context) error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var err error
 	for {
-		err := ok(ctx)
-		if err == nil {
+		now := ok(ctx)
+		if now == nil {
 			return nil
+		}
+		if err == nil || ctx.Err() == nil { // else it says only that time was up
+			err = now
 		}
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,94 @@
+package check
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// lost is how the reason begins of a tag that a release claimed and lost. (One that it never claimed has another.)
+const lost = "lost to release "
+
+// registry compares what every repository serves with the index: nothing that was not admitted (I5), and what the index
+// says (I6).
+func (c *checker) registry() {
+	waiting := c.waiting()
+	images := c.images()
+	for _, repository := range slices.Sorted(maps.Keys(c.Tags)) {
+		image := images[repository]
+		for tag, digest := range c.Tags[repository] {
+			c.served(repository, tagKey{image, tag}, digest, waiting)
+		}
+		for key, t := range c.tags {
+			if key.image == image && t.Holder != "" && c.Tags[repository][key.tag] == "" && c.releases[t.Holder].Root.Digest != "" {
+				c.say("I6", "%s:%s is not there, the index has %s of release %s", repository, key.tag, c.releases[t.Holder].Root.Digest, t.Holder)
+			}
+		}
+	}
+	for repository := range images {
+		if _, looked := c.Tags[repository]; !looked {
+			c.say("I6", "nobody has looked into %s", repository)
+		}
+	}
+}
+
+// images are those of the repositories that releases name.
+func (c *checker) images() map[string]string {
+	all := map[string]string{}
+	for _, r := range c.Index.Releases {
+		for _, repository := range r.Repositories {
+			all[repository] = r.Image
+		}
+	}
+	return all
+}
+
+// served checks one tag that a repository has.
+func (c *checker) served(repository string, key tagKey, digest string, waiting map[string]bool) {
+	t := c.tags[key]
+	claim, holder := c.releases[t.Claim], c.releases[t.Holder]
+	if t.Holder != "" && digest == holder.Root.Digest || t.Claim != "" && digest == claim.Root.Digest {
+		return
+	}
+	why := c.may(key, t, digest, waiting)
+	switch {
+	case why == "":
+		return
+	case why == never:
+		c.say("I5", "%s:%s names %s, for which no release ever claimed it (claim %q, holder %q of %s)", repository, key.tag, digest, t.Claim, t.Holder, holder.Root.Digest)
+	default:
+		c.say("I6", "%s:%s names %s %s; claim %q of %q, holder %q of %q", repository, key.tag, digest, why, t.Claim, claim.Root.Digest, t.Holder, holder.Root.Digest)
+	}
+}
+
+const never = "never"
+
+// may says why the tag should not name what neither its claim nor its holder has, "" if it may for a while: until it is
+// settled, it can name what it was claimed for by a release that has lost the claim, or gave it back.
+func (c *checker) may(key tagKey, t Tag, digest string, waiting map[string]bool) string {
+	answer := never
+	for _, r := range c.Index.Releases {
+		if r.Image != key.image || r.Root.Digest != digest || !r.claimed(key.tag) {
+			continue
+		}
+		_, held := r.took(key.tag)
+		switch {
+		case c.ended:
+			answer = "of release " + r.ID + ", though nothing is left to do"
+		case r.State == Admitted || t.Claim != "" && !(held && r.State == Published):
+			return "" // who lost a claim settles what he lost, and so does whoever has it now
+		case r.State == Abandoned && waiting[r.Request.ID]:
+			return "" // its request comes again and settles back
+		case answer == never:
+			answer = "of release " + r.ID + ", which is " + r.State
+		}
+	}
+	return answer
+}
+
+// claimed reports whether the release had the tag at some time.
+func (r Release) claimed(tag string) bool {
+	return slices.ContainsFunc(r.Tags, func(t ReleaseTag) bool {
+		return t.Tag == tag && (t.Reason == "" || strings.HasPrefix(t.Reason, lost))
+	})
+}

@@ -1,0 +1,32 @@
+//go:build soak
+
+package integration_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// A storm of hours, with everything: `go test -tags soak -run TestSoak -v -timeout 3h .`, SOAK_KILLS kills of imgd from the
+// seed SOAK_SEED.
+func TestSoak(t *testing.T) {
+	plan := stormPlan{seed: number(t, "SOAK_SEED", rand.Uint64()), kills: int(number(t, "SOAK_KILLS", 2000)),
+		projects: 20, checkEvery: 50, backlog: 40, others: true, endTime: 30 * time.Minute, long: 0.04}
+	newStorm(t, plan).run()
+}
+
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
