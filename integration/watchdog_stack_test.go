@@ -85,7 +85,7 @@ func (v *victim) waitReady(lines ...string) {
 		}
 		for _, line := range lines {
 			if err == nil || !strings.Contains(err.Error(), line) {
-				return fmt.Errorf("readyz does not say %q: %w", line, err)
+				return fmt.Errorf("readyz does not say %q: %v", line, err)
 			}
 		}
 		return nil
@@ -201,6 +201,7 @@ func registryDisk(v *victim) {
 	own := freePort(v.T) // it is part of the repositories' names
 	v.config.Registry, v.config.BuildKit.RegistryAddress = kit.RegistryConfig{Listen: own}, ""
 	v.place.Hosts, v.place.Repositories = nil, []string{own + "/" + image}
+	v.config.Disk = &kit.DiskConfig{MinFreeMB: 0} // imgd is to find out by itself
 	registry := filepath.Join(v.data(), "registry")
 	smallDisk(v.T, registry, 8)
 	v.run()

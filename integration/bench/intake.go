@@ -279,7 +279,9 @@ type delivery struct {
 
 // readPayload takes the example of a push that go-scm is tested with.
 func readPayload(ctx context.Context) (payload, error) {
-	dir, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/drone/go-scm").Output()
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/drone/go-scm")
+	list.Dir = ".." // imgd's module has it, this one has not
+	dir, err := list.Output()
 	if err != nil {
 		return payload{}, fmt.Errorf("find go-scm: %w", err)
 	}
