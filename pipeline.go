@@ -146,8 +146,8 @@ type Pipeline struct {
 // Next to an error that is no end, a release in state admitted says that only
 // driving it has failed, and one in state abandoned that others have not got
 // back yet what it had claimed, or that its root was lost and it is to be built
-// again. None of them is given up. Any other such error
-// comes with no release: nothing of req stands admitted.
+// again. None of them is given up. Any other such error comes with no release:
+// nothing of req stands admitted.
 func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State)) (Release, error) {
 	first, done, err := p.standing(ctx, *req, report)
 	if done {

@@ -95,7 +95,7 @@ func (w *worker) keep(msg jetstream.Msg) (stop func()) {
 // answer, kept it from being acknowledged, and what follows from its end is made
 // sure of.
 func (w *worker) work(ctx, hard context.Context, d *delivery) {
-	stands, ended, err := w.claim(ctx, d)
+	stands, ended, err := w.claim(context.WithoutCancel(ctx), d) // who interrupts it finds a state
 	switch {
 	case err != nil:
 		w.cfg.Log.Warn("request not begun, as its state cannot be written; trying again", "request", d.req.ID, "error", err)

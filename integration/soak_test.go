@@ -18,6 +18,13 @@ func TestSoak(t *testing.T) {
 	newStorm(t, plan).run()
 }
 
+// As many webhooks in bursts from 20 projects, SOAK_DELIVERIES of them, and a kill a few seconds.
+func TestSoakWebhooks(t *testing.T) {
+	plan := stormPlan{seed: number(t, "SOAK_SEED", rand.Uint64()), deliveries: int64(number(t, "SOAK_DELIVERIES", 2000)),
+		projects: 20, checkEvery: 20, backlog: 400, others: true, endTime: 30 * time.Minute, long: 0.5}
+	newStorm(t, plan).byHooks().run()
+}
+
 func number(t *testing.T, name string, otherwise uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)

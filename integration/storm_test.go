@@ -22,7 +22,8 @@ import (
 type stormPlan struct {
 	seed       uint64
 	projects   int
-	kills      int           // of imgd
+	kills      int           // of imgd, at least
+	deliveries int64         // accepted webhooks, at least
 	checkEvery int           // kills
 	backlog    int           // requests in the queue, from which nobody asks for more
 	others     bool          // also kills NATS and buildkitd, stops imgd, breaks the registry
@@ -42,6 +43,9 @@ type storm struct {
 	kills       int
 	began       time.Time
 	acked       atomic.Int64
+	delivered   atomic.Int64    // webhooks
+	hooks       *hookAsker      // nil: authors ask in all the other ways
+	seen        *check.World    // last
 	natsDied    bool            // in imgd's present life
 	ownEnds     int             // of imgd
 	unexplained []string        // its last words before those that should not have been
@@ -97,6 +101,9 @@ func (s *storm) keep() {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "imgd.log"), []byte(s.daemon.Log()), 0o644)
 	}
+	if err == nil && s.seen != nil {
+		err = os.WriteFile(filepath.Join(dir, "world.json"), s.seen.JSON(), 0o644)
+	}
 	s.Logf("seed %d; index and log are kept in %s (%v); the log ends with\n%s", s.plan.seed, dir, err, s.daemon.LogTail())
 }
 
@@ -108,7 +115,7 @@ func (s *storm) run() {
 	for _, a := range s.authors {
 		authors.Go(func() { s.author(ctx, a) })
 	}
-	for s.kills < s.plan.kills && !s.Failed() {
+	for (s.kills < s.plan.kills || s.delivered.Load() < s.plan.deliveries) && !s.Failed() {
 		s.life()
 		if s.kills%s.plan.checkEvery == 0 && s.daemon.Killed() {
 			s.check()
@@ -153,6 +160,9 @@ func (s *storm) author(ctx context.Context, a *author) {
 
 // way is one of the ways to ask. Only a version tag is ever forced.
 func (s *storm) way(draw *rand.Rand, ref string) asker {
+	if s.hooks != nil {
+		return *s.hooks
+	}
 	repeated := s.nats.delivery() // by whoever asks twice in this way
 	n := natsAsker{js: s.js, delivery: func() string { return repeated }}
 	switch draw.IntN(10) {
@@ -326,9 +336,9 @@ func (s *storm) check() {
 	s.asking.Lock()
 	defer s.asking.Unlock()
 	s.mustIdle()
-	w := s.look()
-	s.mustHold(w)
-	s.progress(w)
+	s.seen = s.look()
+	s.mustHold(s.seen)
+	s.progress(s.seen)
 }
 
 func (s *storm) progress(w *check.World) {
@@ -339,16 +349,9 @@ func (s *storm) progress(w *check.World) {
 // newest commit to have a release or a visible failure.
 func (s *storm) finish() {
 	s.daemon = kit.RunDaemon(s.T, s.dir, s.config)
-	ctx, cancel := context.WithTimeout(s.Context(), s.plan.endTime)
-	defer cancel()
-	_ = kit.Wait(ctx, func(ctx context.Context) error { // mustEnd says what is wrong
-		queue, err := s.js.Stream(ctx, "IMGD_REQUESTS")
-		if err == nil && queue.CachedInfo().State.Msgs > 0 {
-			err = fmt.Errorf("%d in the queue", queue.CachedInfo().State.Msgs)
-		}
-		return err
-	})
+	s.drain()
 	w := s.mustEnd()
+	s.seen = w
 	s.progress(w)
 	for _, a := range s.authors {
 		for _, err := range a.mustHave(w, s.refusable[a.image]) {
@@ -359,6 +362,19 @@ func (s *storm) finish() {
 		s.Errorf("imgd ended by itself: %s", words)
 	}
 	s.Logf("seed %d; struck: %v; %d ends of its own; states: %v", s.plan.seed, s.struck, s.ownEnds, statesOf(w))
+}
+
+// drain waits until the queue is empty, or for too long: mustEnd says what is wrong then.
+func (s *storm) drain() {
+	ctx, cancel := context.WithTimeout(s.Context(), s.plan.endTime)
+	defer cancel()
+	_ = kit.Wait(ctx, func(ctx context.Context) error {
+		queue, err := s.js.Stream(ctx, "IMGD_REQUESTS")
+		if err == nil && queue.CachedInfo().State.Msgs > 0 {
+			err = fmt.Errorf("%d in the queue", queue.CachedInfo().State.Msgs)
+		}
+		return err
+	})
 }
 
 func statesOf(w *check.World) map[string]int {

@@ -83,9 +83,12 @@ func (v *victim) waitReady(lines ...string) {
 		if len(lines) == 0 {
 			return err
 		}
+		if err == nil {
+			return errors.New("it is ready")
+		}
 		for _, line := range lines {
-			if err == nil || !strings.Contains(err.Error(), line) {
-				return fmt.Errorf("readyz does not say %q: %v", line, err)
+			if !strings.Contains(err.Error(), line) {
+				return fmt.Errorf("readyz does not say %q: %w", line, err)
 			}
 		}
 		return nil

@@ -56,7 +56,6 @@ type site struct {
 	js      jetstream.JetStream
 	client  *http.Client
 	payload payload
-	sent    atomic.Int64
 	secret  []byte
 }
 

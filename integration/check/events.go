@@ -117,7 +117,7 @@ func (c *checker) states() {
 	for id, s := range c.States {
 		switch r := c.releases[s.Release]; {
 		case !s.Final() && !waiting[id] && !c.unnamed(s):
-			c.say("I3", "request %s stands as %s, and is not in the queue", id, s.State)
+			c.say("I3", "request %s stands as %s, and is not in the queue: %s", id, s.State, text(s))
 		case s.State == Published && (r.State != Published || r.Request.ID != id):
 			c.say("I3", "request %s is published by release %q, which is %q of request %s", id, s.Release, r.State, r.Request.ID)
 		case s.State == Dead && !waiting[id] && !slices.ContainsFunc(c.Dead, func(l Letter) bool { return l.Request == id }):

@@ -151,7 +151,11 @@ func (s *step) events() {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.last.States)) {
-		before, after := s.last.States[id], s.now.States[id]
+		before := s.last.States[id]
+		after, known := s.now.States[id]
+		if !known && !before.Final() {
+			continue // it named no commit, and stands under another ID now
+		}
 		if before.State == Published && before.AskedAt.Equal(after.AskedAt) && after.State != Published || after.AskedAt.Before(before.AskedAt) {
 			s.say("I3", "request %s was %s for the ask of %s, and is %q for that of %s", id, before.State, before.AskedAt, after.State, after.AskedAt)
 		}

@@ -47,6 +47,7 @@ func TestWatcher(t *testing.T) {
 			r.AskedAt = monday.Add(time.Hour)
 			setState(w, r, "queued", "")
 		}, ""},
+		{"an end that is gone", func(w *check.World) { delete(w.States, moved.ID) }, "I3: request " + moved.ID + " was conflict"},
 		{"the state of an earlier ask", func(w *check.World) { setAskedAt(w, moved.ID, monday) }, "I3: request " + moved.ID + " was conflict"},
 	} {
 		watcher := &check.Watcher{Follows: func(_, _, old, now string) bool {
@@ -75,6 +76,11 @@ func TestWatcherOfOpenReleases(t *testing.T) {
 		t.Fatal(wrong)
 	}
 	w := good()
+	delete(w.States, running.ID) // it may stand under another ID, once its commit is known
+	if wrong := watcher.Watch(w); len(wrong) > 0 {
+		t.Error(wrong)
+	}
+	w = good()
 	w.Index.Releases[relOpen].Root.Digest = other
 	if got, want := strings.Join(watcher.Watch(w), "\n"), "I4: release "+running.ID+"-1 was of"; !strings.Contains(got, want) {
 		t.Errorf("got %q, want %q in it", got, want)

@@ -4,6 +4,7 @@
 package check
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -223,4 +224,13 @@ type checker struct {
 
 func (c *checker) say(invariant, format string, args ...any) {
 	c.wrong = append(c.wrong, invariant+": "+fmt.Sprintf(format, args...))
+}
+
+// JSON is the world, for whoever has to find out how it came to this.
+func (w *World) JSON() []byte {
+	b, err := json.MarshalIndent(w, "", " ")
+	if err != nil {
+		panic("unreachable: worlds marshal: " + err.Error())
+	}
+	return b
 }
