@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -164,7 +165,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener) error {
 	context.AfterFunc(work, stopIntake) // a part has failed
 	group.Go(func() error {
 		defer stop()
-		err := d.bus.Consume(intake, d.pipeline)
+		err := d.bus.Consume(intake, mortal{d.pipeline, work.Done()})
 		d.flush(work)
 		return err
 	})
@@ -237,4 +238,26 @@ func (d *daemon) serveHTTP(ctx, work context.Context, listener net.Listener) err
 		err = errors.Join(err, served)
 	}
 	return err
+}
+
+// mortal handles requests until a part fails: what runs then is not worth its
+// grace, as its end could not be written.
+type mortal struct {
+	events.Handler
+	failed <-chan struct{}
+}
+
+func (m mortal) Handle(ctx context.Context, req *imgd.Request, report func(imgd.State)) (imgd.Release, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() {
+		select {
+		case <-m.failed:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return m.Handler.Handle(ctx, req, report)
 }
