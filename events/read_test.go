@@ -243,6 +243,7 @@ func TestEventsFollowReconnects(t *testing.T) {
 	}()
 	var got, want []uint64
 	for range 2 {
+		more()
 		for range 10 {
 			got = append(got, receive(t, followed, "event"))
 		}
