@@ -126,6 +126,9 @@ func (w *World) readStates(ctx context.Context, site Site) error {
 		return err
 	}
 	for _, m := range messages {
+		if len(m.Data) == 0 {
+			continue // in place of one that was removed: what is removed alone may come back when NATS dies
+		}
 		var s State
 		if err := json.Unmarshal(m.Data, &s); err != nil || m.Subject != "imgd.status."+s.Request || s.State == "" {
 			w.bad("I3", "state on %s: %v: %s", m.Subject, err, m.Data)
