@@ -185,6 +185,7 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 		b.cfg.Log.Warn("the build log is not complete", "request", req.ID, "error", logErr)
 	}
 	if err != nil {
+		b.heal(ctx, err)
 		return ocispec.Descriptor{}, follow.explain(err, outcome{asker: ctx.Err(), build: building.Err(), answers: func() error { return b.Ping(ctx) }, limit: limit, file: opt.FrontendAttrs["filename"]})
 	}
 	root, err := pushed(resp.ExporterResponse)

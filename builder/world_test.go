@@ -34,6 +34,7 @@ var world *parts
 
 type parts struct {
 	buildkitd string // address
+	root      string // directory of its state
 	registry  string
 }
 
@@ -72,7 +73,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	world = &parts{buildkitd: bk.Address(), registry: reg.Address()}
+	world = &parts{buildkitd: bk.Address(), root: filepath.Join(dir, "buildkit", "root"), registry: reg.Address()}
 	code = m.Run()
 	closing, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
