@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd"
@@ -178,7 +179,7 @@ func (w *worker) pin(ctx, hard context.Context, d *delivery) {
 		return
 	}
 	log := w.cfg.Log.With("request", req.ID, "project", req.Project, "ref", req.Ref, "commit", req.Commit)
-	err = w.unclaim(hard, d)
+	err = w.unclaim(hard, d, req.ID)
 	if err == nil {
 		err = w.acknowledge(hard, d.msg)
 	}
@@ -207,14 +208,25 @@ func (w *worker) resolve(ctx context.Context, d *delivery) (imgd.Request, error)
 	return req, nil
 }
 
-// unclaim removes the state of d, whose request has another ID now. A state
-// that another has written since stays: it is a later ask's.
-func (w *worker) unclaim(hard context.Context, d *delivery) error {
+// unclaim puts an empty message in the place of the state of d, whose request
+// is known as id now, and says so in its header. To delete the state would not
+// do: a stream that recovers from a kill may have it again. A state that another
+// has written since stays: it is a later ask's.
+func (w *worker) unclaim(hard context.Context, d *delivery, id string) error {
 	if d.seen == 0 {
 		return nil
 	}
-	if err := w.remove(context.WithoutCancel(hard), w.Bus.status, d.seen); err != nil {
-		return fmt.Errorf("remove state of %s: %w", d.req.ID, err)
+	empty := &nats.Msg{Subject: statusPrefix + d.req.ID, Header: nats.Header{requestHeader: {id}}}
+	_, err := w.publish(context.WithoutCancel(hard), empty, jetstream.WithExpectLastSequencePerSubject(d.seen))
+	if outrun(err) {
+		cur, _, lookErr := w.last(context.WithoutCancel(hard), d.req.ID)
+		if lookErr == nil && cur.seq != d.seen {
+			return nil
+		}
+		err = errors.Join(err, lookErr)
+	}
+	if err != nil {
+		return fmt.Errorf("take back state of %s: %w", d.req.ID, err)
 	}
 	return nil
 }
