@@ -67,6 +67,23 @@ func there(t *testing.T, b *events.Bus, filter events.EventFilter) (all []events
 	return all
 }
 
+// What the server takes its time for is not taken for the end.
+func TestEventsOfASlowServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	g := newGate(t, s)
+	_, js := s.raw()
+	b := connect(t, events.Config{URL: g.url})
+	write(t, js, 5, "imgd.events.drift."+token("demo/hello")+".#")
+	held, release := g.holdBack(".2-0")
+	time.AfterFunc(3*time.Second, release)
+	got := there(t, b, events.EventFilter{})
+	receive(t, held, "hold")
+	if len(got) != 5 {
+		t.Errorf("got %d events of 5", len(got))
+	}
+}
+
 func TestEventsEndsWithItsReader(t *testing.T) {
 	s := startServer(t)
 	b := connect(t, events.Config{URL: s.url()})
