@@ -74,7 +74,9 @@ type stopError struct{ error }
 // consumer puts itself right once; after that read makes a new one, because
 // the consumer would not heed ctx while it tries.
 func (b *Bus) readOn(ctx context.Context, o *readOptions, f func(msg jetstream.Msg, seq uint64) error) error {
-	cons, err := b.js.OrderedConsumer(ctx, o.stream, jetstream.OrderedConsumerConfig{
+	making, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	cons, err := b.js.OrderedConsumer(making, o.stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: o.filters(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq: o.since + 1, MaxResetAttempts: 1, InactiveThreshold: readerGone,
 	})
