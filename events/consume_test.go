@@ -36,6 +36,27 @@ func TestPublished(t *testing.T) {
 	}
 }
 
+// A server that is away, or slow, when Consume begins is waited for.
+func TestConsumeBeginsInAnOutage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := connect(t, events.Config{URL: s.url(), Timeout: 200 * time.Millisecond})
+	req := ask(t, b, "refs/heads/main")
+	s.stop()
+	h := openHandler(t, nil)
+	running(t, func(ctx context.Context) error {
+		err := b.Consume(ctx, h)
+		if ctx.Err() == nil {
+			t.Errorf("it ends with %v", err)
+		}
+		return err
+	})
+	time.AfterFunc(time.Second, s.start)
+	if got := receive(t, h.started, "start of the request"); got.ID != req.ID {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // The acknowledgement is on its way only when the final state is in the stream,
 // and the message is in the queue until then.
 func TestFinalStateBeforeAck(t *testing.T) {

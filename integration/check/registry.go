@@ -12,6 +12,11 @@ const lost = "lost to release "
 // registry compares what every repository serves with the index: nothing that was not admitted (I5), and what the index
 // says (I6).
 func (c *checker) registry() {
+	for _, r := range c.Index.Releases {
+		if served, ok := c.Roots[r.Root.Digest]; ok && !slices.Equal(served, r.manifests()) {
+			c.say("I6", "root %s has the manifests %q, release %s says %q", r.Root.Digest, served, r.ID, r.manifests())
+		}
+	}
 	waiting := c.waiting()
 	images := c.images()
 	for _, repository := range slices.Sorted(maps.Keys(c.Tags)) {
@@ -30,6 +35,16 @@ func (c *checker) registry() {
 			c.say("I6", "nobody has looked into %s", repository)
 		}
 	}
+}
+
+// manifests are those of its platforms, sorted.
+func (r Release) manifests() []string {
+	var all []string
+	for _, d := range r.Platforms {
+		all = append(all, d.Digest)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // images are those of the repositories that releases name.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/imgd/imgd"
 )
@@ -238,21 +239,28 @@ func (c *clone) swap(fresh, old string) error {
 }
 
 // sweep removes what a git or an imgd that was killed has left: clones in the
-// making, lock files, packs in the making.
+// making, lock files, packs in the making. The git of an imgd that was killed
+// may live on for a while; what it makes or removes meanwhile is left to the
+// next sweep.
 func sweep(root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		if d.IsDir() && strings.HasPrefix(d.Name(), tmpPrefix) {
-			if err := os.RemoveAll(path); err != nil {
+			if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
 				return err
 			}
 			return fs.SkipDir
 		}
 		inObjects, _ := filepath.Match("*.git/objects/*/tmp_*", strings.TrimPrefix(path, root+"/"))
 		if !d.IsDir() && (inObjects || strings.HasSuffix(d.Name(), ".lock")) { // no ref may end so
-			return os.Remove(path)
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		return nil
 	})

@@ -143,6 +143,10 @@ func (r runner) run(ctx context.Context, protocols string, args ...string) (out,
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	err = cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) && timed.Err() == nil { // git has done all: a child of it only takes its time to end
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = nil
+	}
 	if err != nil && timed.Err() != nil && cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // no such process: all have obeyed
 	}
