@@ -44,6 +44,7 @@ var confined = map[string][]string{
 	"github.com/nats-io/nats-server":        {"internal/embedded"},
 	"github.com/distribution/distribution":  {"internal/embedded"},
 	"github.com/drone/go-scm":               {"internal/webhook"},
+	"github.com/docker/cli":                 {"publisher"},
 	"github.com/prometheus":                 {"internal/httpapi"},
 	"github.com/Masterminds/semver":         {"version", "builder"},
 	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish"},

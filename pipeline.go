@@ -111,7 +111,7 @@ type Asker interface {
 // A Pipeline takes a request to its end. All fields but Log must be set. Its
 // methods are safe for concurrent use.
 type Pipeline struct {
-	Projects map[string]Project
+	Projects *Projects
 	Git      Git
 	Builder  Builder
 	Capturer Capturer
@@ -220,9 +220,13 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 	if !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
 		return err
 	}
+	project, ok := p.Projects.Get(req.Project)
+	if !ok {
+		return err // nobody's tags any more
+	}
 	report(Publishing)
 	for _, t := range req.Tags {
-		if settleErr := p.settleBack(ctx, p.Projects[req.Project].Image, t.Name); settleErr != nil {
+		if settleErr := p.settleBack(ctx, project.Image, t.Name); settleErr != nil {
 			return settleErr
 		}
 	}
@@ -245,9 +249,9 @@ func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report
 
 // Resolve completes req: commit, version, tags and ID.
 func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
-	project, ok := p.Projects[req.Project]
-	if !ok {
-		return fmt.Errorf("project %q is not configured: %w", req.Project, ErrInvalid)
+	project, err := p.project(req.Project)
+	if err != nil {
+		return err
 	}
 	if !project.Allows(req.Ref) {
 		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
@@ -267,10 +271,23 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	return nil
 }
 
+// project is the one of that name, as it is configured now. ErrInvalid if none
+// is, any more.
+func (p *Pipeline) project(name string) (Project, error) {
+	project, ok := p.Projects.Get(name)
+	if !ok {
+		return Project{}, fmt.Errorf("project %q is not configured: %w", name, ErrInvalid)
+	}
+	return project, nil
+}
+
 // candidate is what req would publish: the root its newest release made, if
 // the registry has it still, else a new build.
 func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
-	project := p.Projects[req.Project]
+	project, err := p.project(req.Project)
+	if err != nil {
+		return Release{}, err
+	}
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
 	rel.Request.Force = req.Force && !p.forceUsed(req.ID)
 	if known.ID != "" && known.Why != RootLost {
@@ -286,7 +303,7 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 		return rel, err
 	}
 	rel.Tags = wanted(req.Tags)
-	return rel, p.capture(ctx, project, root.Digest, &rel)
+	return rel, p.capture(ctx, root.Digest, &rel)
 }
 
 // forceUsed reports whether an earlier release of the request has held an
@@ -310,7 +327,7 @@ func (p *Pipeline) forceUsed(request string) bool {
 // reuse makes the candidate rel of what the known release built, with the
 // version and labels that are in that image, for the tags that do not name it.
 func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, error) {
-	if err := p.capture(ctx, p.Projects[rel.Request.Project], known.Root.Digest, &rel); err != nil {
+	if err := p.capture(ctx, known.Root.Digest, &rel); err != nil {
 		return rel, err
 	}
 	tags := p.unnamed(rel.Image, rel.Request.Tags, known.Root.Digest)
@@ -321,8 +338,9 @@ func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, erro
 	return rel, nil
 }
 
-func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {
-	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, project.Repositories, root)
+// capture completes rel with what its repositories have.
+func (p *Pipeline) capture(ctx context.Context, root digest.Digest, rel *Release) (err error) {
+	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, rel.Repositories, root)
 	if err != nil {
 		return fmt.Errorf("capture %s: %w", root, err)
 	}

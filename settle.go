@@ -106,7 +106,7 @@ func (p *Pipeline) settleBack(ctx context.Context, image, tag string) error {
 // repositories are those of every project that makes the image, sorted.
 func (p *Pipeline) repositories(image string) []string {
 	var all []string
-	for _, project := range p.Projects {
+	for _, project := range p.Projects.All() {
 		if project.Image == image {
 			all = append(all, project.Repositories...)
 		}

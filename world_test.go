@@ -93,7 +93,7 @@ func (w *world) open() {
 func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
-	return &imgd.Pipeline{Projects: map[string]imgd.Project{"hello": project},
+	return &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
 		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
 }
 

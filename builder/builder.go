@@ -6,6 +6,7 @@ package builder
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,6 +55,10 @@ type Config struct {
 	// PlainHTTP pushes to Registry without TLS. On a loopback address there is
 	// none anyway.
 	PlainHTTP bool
+	// Credentials answers how to log in to the registry on host (host or
+	// host:port): user and secret, a secret alone if it is an identity token, or
+	// nothing. It is asked at each build. Default: nobody logs in.
+	Credentials func(ctx context.Context, host string) (user, secret string, err error)
 	// LogDir is where the build logs are kept, one <request>.jsonl each; it is
 	// made if missing.
 	LogDir string
@@ -66,6 +71,7 @@ type Builder struct {
 	cfg    Config
 	client *client.Client
 	logs   *logs
+	secret string // the name under which sessions hand out git's credentials
 }
 
 // New returns a Builder. It does not need buildkitd to be there.
@@ -80,7 +86,7 @@ func New(ctx context.Context, cfg Config) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{cfg: cfg, client: c, logs: newLogs(cfg.LogDir)}, nil
+	return &Builder{cfg: cfg, client: c, logs: newLogs(cfg.LogDir), secret: rand.Text()}, nil
 }
 
 // dial returns a client, which connects when it is used.

@@ -49,6 +49,7 @@ const (
 // but URL works.
 type Config struct {
 	URL     string                        // of the NATS servers, separated by commas
+	Creds   string                        // file with the user's JWT and seed (.creds), read at each connect; default: none
 	Name    string                        // of this client in the server's lists; default imgd
 	Slots   int                           // requests built at a time; default 2
 	Poll    time.Duration                 // how long one ask for a request waits, and an idle shutdown at most; default 1s
@@ -138,7 +139,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 
 func (b *Bus) options() []nats.Option {
 	log := b.cfg.Log
-	return []nats.Option{
+	options := []nats.Option{
 		nats.Name(b.cfg.Name),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
@@ -152,6 +153,10 @@ func (b *Bus) options() []nats.Option {
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connected again", "server", nc.ConnectedUrlRedacted()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats reports", "error", err) }),
 	}
+	if b.cfg.Creds != "" {
+		options = append(options, nats.UserCredentials(b.cfg.Creds))
+	}
+	return options
 }
 
 // Ping asks JetStream for the queue, so it fails if the server, JetStream or

@@ -61,7 +61,7 @@ func newWorld(dir string) (*world, error) {
 		return nil, err
 	}
 	api := httpapi.New(httpapi.Config{
-		Projects: map[string]imgd.Project{"hello": {Name: "hello", Image: "demo/hello", Repositories: []string{repo}, Refs: []string{"*"}}},
+		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Image: "demo/hello", Repositories: []string{repo}, Refs: []string{"*"}}}),
 		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})

@@ -43,7 +43,7 @@ func TestHooksRefuse(t *testing.T) {
 		"unknown forge": {hook(t, "sourcehut", "x"), "sourcehut"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newHooks(tt.cfg, tt.cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+			_, _, err := newHooks(tt.cfg, tt.cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "hello") {
 				t.Errorf("got %v, want an error that names the project and %q", err, tt.want)
 			}
@@ -54,9 +54,12 @@ func TestHooksRefuse(t *testing.T) {
 // The newline that an editor puts at the end of a secret file is no part of it.
 func TestHooksSecret(t *testing.T) {
 	cfg := hook(t, "github", "s3cret\n")
-	hooks, err := newHooks(cfg, cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+	hooks, secrets, err := newHooks(cfg, cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := string(secrets["hello"]); got != "s3cret" {
+		t.Errorf("got the secret %q", got)
 	}
 	body := []byte(`{"zen":"Design for failure."}`)
 	mac := hmac.New(sha256.New, []byte("s3cret"))
@@ -82,7 +85,8 @@ func TestHeadRoom(t *testing.T) {
 		{math.MaxInt32, t.TempDir(), "disk.minFreeMB"},
 		{1, "/nonexistent", "/nonexistent"},
 	} {
-		d := &daemon{cfg: Config{Data: tt.dir, Disk: DiskConfig{MinFreeMB: tt.least}}}
+		cfg := Config{Data: tt.dir, Disk: DiskConfig{MinFreeMB: tt.least}}
+		d := &daemon{cfg: cfg, live: newLive(cfg, nil)}
 		err := d.headRoom(t.Context())
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%d MiB in %s: got %v, want %q", tt.least, tt.dir, err, tt.want)

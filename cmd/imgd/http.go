@@ -16,9 +16,9 @@ import (
 // api is the HTTP API over the daemon's parts. Once ctx is done it is not ready.
 func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
-		Projects: d.pipeline.Projects, Index: d.index, Registry: d.publisher, Git: d.git,
+		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus,
-		Logs: d.builder, Events: eventStream{d.bus}, Hooks: d.hooks,
+		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
 		Checks: d.checks(ctx), Gauges: d.gauges(),
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
@@ -29,7 +29,7 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 func (d *daemon) gauges() httpapi.Gauges {
 	return httpapi.Gauges{
 		Depth: d.bus.Depth, Paused: d.bus.Paused,
-		Untold: func() int { return len(d.index.Published(d.index.Told())) },
+		Untold: func() int { return len(d.index.Published(d.index.Told())) }, Reloads: d.live.reloads,
 	}
 }
 

@@ -38,12 +38,14 @@ type endpoints struct {
 // A stack is the parts imgd works with: its own where the config names none.
 type stack struct {
 	endpoints
+	gitCertificates string // file of those that git trusts; "" for the system's
+
 	failed []<-chan error // of its own parts: what ended one that should run
 	closes []func() error
 }
 
 // startStack locks the data directory and starts the parts.
-func startStack(ctx context.Context, cfg Config, log *slog.Logger) (_ *stack, err error) {
+func startStack(ctx context.Context, cfg Config, getenv func(string) string, log *slog.Logger) (_ *stack, err error) {
 	s := &stack{}
 	defer func() {
 		if err != nil {
@@ -51,6 +53,9 @@ func startStack(ctx context.Context, cfg Config, log *slog.Logger) (_ *stack, er
 		}
 	}()
 	if err := s.lock(cfg.Data); err != nil {
+		return nil, err
+	}
+	if s.gitCertificates, err = gitCertificates(cfg, getenv); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTime, fmt.Errorf("the embedded parts did not start within %s", startTime))
@@ -119,7 +124,10 @@ func (s *stack) startBuildkitd(ctx context.Context, cfg Config, log *slog.Logger
 	}
 	config := embedded.BuildkitdConfig{
 		Binary: binary, Dir: filepath.Join(cfg.Data, "buildkit"), Log: log, Probe: builder.Probe,
-		Mirrors: map[string][]string{"docker.io": {s.Registry}},
+		Mirrors: map[string][]string{"docker.io": {s.Registry}}, GitCAFile: s.gitCertificates,
+	}
+	if cfg.Registry.CAFile != "" {
+		config.CAFile, config.TLSRegistries = cfg.Registry.CAFile, cfg.tlsRegistries()
 	}
 	if cfg.Registry.Address == "" || cfg.Registry.PlainHTTP {
 		config.HTTPRegistries = []string{s.Registry}

@@ -42,6 +42,9 @@ type BuildkitdConfig struct {
 	Dir            string                                       // made if missing, and locked
 	Mirrors        map[string][]string                          // registry -> hosts asked before it
 	HTTPRegistries []string                                     // registries spoken to without TLS
+	TLSRegistries  []string                                     // registries spoken to with TLS, on loopback too, that CAFile may sign for
+	CAFile         string                                       // PEM, beside the system's certificates; absolute
+	GitCAFile      string                                       // PEM, instead of the system's certificates, for git over https; absolute
 	Probe          func(ctx context.Context, addr string) error // nil error: takes builds
 	Watch          time.Duration                                // how often Probe is asked, each with so much time; default 10s
 	Log            *slog.Logger
@@ -75,6 +78,7 @@ func (s site) config() string   { return filepath.Join(s.dir, "buildkitd.toml") 
 func (s site) logFile() string  { return filepath.Join(s.dir, "buildkitd.log") }
 func (s site) temp() string     { return filepath.Join(s.dir, "tmp") }
 func (s site) wrapper() string  { return filepath.Join(s.dir, "runc") }
+func (s site) bin() string      { return filepath.Join(s.dir, "bin") } // first in buildkitd's PATH
 func (s site) run() string      { return filepath.Join("/run", s.name) }
 func (s site) runcRoot() string { return filepath.Join(s.run(), "runc") }
 func (s site) address() string  { return "unix://" + filepath.Join(s.run(), "buildkitd.sock") }

@@ -172,13 +172,14 @@ func (c *child) run(started chan<- error) {
 
 // environment is imgd's own, for proxies, certificates and OTEL. buildkitd must
 // not tell systemd in our name that it stops, and our settings may hold secrets.
-// Its temporary files are where the next start finds them.
+// Its temporary files are where the next start finds them, and its git may be a
+// wrapper.
 func (s site) environment(own []string) []string {
 	kept := slices.DeleteFunc(slices.Clone(own), func(pair string) bool {
 		return strings.HasPrefix(pair, "NOTIFY_SOCKET=") || strings.HasPrefix(pair, "IMGD_") ||
-			strings.HasPrefix(pair, "TMPDIR=")
+			strings.HasPrefix(pair, "WATCHDOG_") || strings.HasPrefix(pair, "TMPDIR=") || strings.HasPrefix(pair, "PATH=")
 	})
-	return append(kept, "TMPDIR="+s.temp())
+	return append(kept, "TMPDIR="+s.temp(), "PATH="+s.bin()+":"+os.Getenv("PATH"))
 }
 
 // signal signals buildkitd itself, as unshare ignores SIGTERM. The process is

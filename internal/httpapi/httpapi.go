@@ -135,11 +135,13 @@ type Gauges struct {
 	Paused func() error
 	// Untold is how many published releases are not announced yet.
 	Untold func() int
+	// Reloads are how the reloads of the config have ended.
+	Reloads func() Reloads
 }
 
 // Config is what the API answers from. Projects to Drifts must be set.
 type Config struct {
-	Projects map[string]imgd.Project
+	Projects *imgd.Projects
 	Index    Index
 	Registry Registry
 	Git      Git
@@ -154,7 +156,10 @@ type Config struct {
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:
 	// there is nothing.
-	Hooks   http.Handler
+	Hooks http.Handler
+	// Reload reads the config anew. Its error says all that is wrong with it, and
+	// nothing has changed then. nil: the config cannot be reloaded.
+	Reload  func(ctx context.Context) (Reloaded, error)
 	Checks  []Check // of /readyz, and imgd_up of /metrics
 	Gauges  Gauges  // of /metrics
 	Version Version // of this daemon

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -173,8 +172,8 @@ func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
 // those that the release was pushed to.
 func (a *API) repositories(image, release string) []string {
 	var all []string
-	for _, name := range slices.Sorted(maps.Keys(a.Projects)) {
-		if project := a.Projects[name]; project.Image == image {
+	for _, project := range a.Projects.All() {
+		if project.Image == image {
 			all = append(all, project.Repositories...)
 		}
 	}

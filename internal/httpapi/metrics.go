@@ -23,7 +23,7 @@ func (a *API) metrics() method {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgd_build_info", Help: "1, with what this imgd was built from.", ConstLabels: prometheus.Labels{
 			"version": a.Version.Version, "revision": a.Version.Commit, "goversion": a.Version.Go,
 		}}, func() float64 { return 1 }),
-		&collector{api: a},
+		&collector{api: a}, reloads{a},
 	)
 	handler := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn), ErrorHandling: promhttp.ContinueOnError, CoalesceGather: true,

@@ -148,7 +148,7 @@ func validRequest(id string) bool {
 
 // outcome adds what the index knows of the request.
 func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) RequestAnswer {
-	project := a.Projects[status.Project]
+	project, _ := a.Projects.Get(status.Project)
 	out := RequestAnswer{Status: status, Image: project.Image, Repositories: project.Repositories, Seq: seq}
 	release, known := a.Index.Release(status.Release)
 	if !known {

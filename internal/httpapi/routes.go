@@ -37,6 +37,7 @@ func (a *API) routes() http.Handler {
 		"/v1/releases":                  {http.MethodGet: a.listReleases},
 		"/v1/events":                    {http.MethodGet: a.getEvents},
 		"/v1/version":                   {http.MethodGet: a.getVersion},
+		"/v1/reload":                    {http.MethodPost: a.reload},
 		"/metrics":                      {http.MethodGet: a.metrics()},
 		"/":                             {},
 	} {

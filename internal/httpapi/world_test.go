@@ -74,10 +74,10 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	}
 	t.Cleanup(func() { w.index.Close() })
 	config := httpapi.Config{
-		Projects: map[string]imgd.Project{
+		Projects: imgd.NewProjects(map[string]imgd.Project{
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
-		},
+		}),
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
