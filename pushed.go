@@ -56,10 +56,10 @@ const shownInput = 160
 
 // check completes in, and refuses what can never be recorded, all at once.
 func (in *Pushed) check() error {
-	var errs []error
+	var wrong []string
 	bad := func(ok bool, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf(format+": %w", append(args, ErrInvalid)...))
+			wrong = append(wrong, fmt.Sprintf(format, args...))
 		}
 	}
 	bad(isName("registry.invalid/"+in.Image), "image %.*q: want a name in lower case, without registry, tag and digest", shownInput, in.Image)
@@ -83,7 +83,10 @@ func (in *Pushed) check() error {
 		p = platforms.Normalize(p)
 		in.Platform = PlatformName(&p)
 	}
-	return errors.Join(errs...)
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", strings.Join(wrong, "; "), ErrInvalid)
 }
 
 // isName reports whether s is registry/name, and no more.

@@ -137,7 +137,7 @@ type Gauges struct {
 	Untold func() int
 }
 
-// Config is what the API answers from. Projects to Drifts must be set.
+// Config is what the API answers from. Projects to Recorder must be set.
 type Config struct {
 	Projects map[string]imgd.Project
 	Index    Index
@@ -150,6 +150,7 @@ type Config struct {
 	Logs     Logs
 	Events   Events
 	Drifts   Drifts
+	Recorder Recorder
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:
