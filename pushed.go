@@ -54,8 +54,9 @@ func (e *MismatchError) Unwrap() error { return e.Err }
 // shownInput bounds how much of a refused value an error repeats.
 const shownInput = 160
 
-// check completes in, and refuses what can never be recorded, all at once.
-func (in *Pushed) check() error {
+// Check says all that is wrong with in and can never be recorded: ErrInvalid. It
+// asks nobody. The platform it puts into its normal form.
+func (in *Pushed) Check() error {
 	var wrong []string
 	bad := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -163,7 +164,7 @@ func (in *Pushed) unread(rel *Release) {
 	if name == "" {
 		name = "linux/amd64"
 	}
-	p := platforms.MustParse(name) // check has parsed it
+	p := platforms.MustParse(name) // Check has parsed it
 	rel.Root = ocispec.Descriptor{Digest: in.Digest}
 	rel.Platforms = []ocispec.Descriptor{{Digest: in.Digest, Platform: &p}}
 }

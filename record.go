@@ -42,7 +42,7 @@ const reportTime = 10 * time.Second
 // answers that release.
 func (p *Pipeline) Record(ctx context.Context, in Pushed) (_ Release, created bool, _ error) {
 	what := fmt.Sprintf("record %s:%s as %s", in.Image, in.Tag, in.Digest)
-	if err := in.check(); err != nil {
+	if err := in.Check(); err != nil {
 		return Release{}, false, fmt.Errorf("%s: %w", what, err)
 	}
 	// One at a time per image: what the registry says of a moving tag is entered

@@ -65,7 +65,8 @@ var ends = []struct {
 	{context.DeadlineExceeded, http.StatusGatewayTimeout, CodeTimeout},
 }
 
-func asProblem(err error) *Problem {
+// AsProblem is how the API answers err.
+func AsProblem(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {
 		return p
@@ -88,7 +89,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		return // nobody reads it any more
 	}
-	p := asProblem(err)
+	p := AsProblem(err)
 	if p.Status >= http.StatusInternalServerError {
 		a.Log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "status", p.Status, "error", err)
 	}
