@@ -115,6 +115,14 @@ func (w *World) readEvents(ctx context.Context, site Site) error {
 			}
 			e.Source, e.Request, e.Seq, e.Root, e.Records = event.Source, event.Custom.Request, event.Custom.Seq, event.Purl.Version, event.Custom.Records
 		}
+		if e.What == "drift" {
+			var event struct{ Data Drift }
+			if err := json.Unmarshal(m.Data, &event); err != nil {
+				w.bad("I6", "event on %s: %v", m.Subject, err)
+				continue
+			}
+			e.Drift = event.Data
+		}
 		w.Events = append(w.Events, e)
 	}
 	return nil
