@@ -41,7 +41,7 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 // not, it answers what became of it.
 func (p *Pipeline) take(ctx context.Context, rel Release, t ReleaseTag) (_ Release, goOn bool, _ error) {
 	if !p.claims(rel.ID, t.Name) {
-		err := p.settleBack(ctx, rel.Image, t.Name)
+		err := p.settleLost(ctx, rel, t.Name)
 		return rel, err == nil, err
 	}
 	err := p.settle(ctx, rel.Image, t.Name)
@@ -148,7 +148,7 @@ func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
 		return err
 	}
 	for _, t := range rel.Tags {
-		err := p.settleBack(ctx, rel.Image, t.Name)
+		err := p.settleLost(ctx, rel, t.Name)
 		if err == nil {
 			continue
 		}
@@ -170,6 +170,10 @@ func (p *Pipeline) askAnew(ctx context.Context, rel Release) error {
 	}
 	for _, id := range rel.Lapsed {
 		lapsed, _ := p.Lookup.Release(id)
+		if lapsed.Pushed { // by a command, which had its answer: the queue knows nothing of it
+			p.log().Warn("what another CI pushed lost its tag to an abandoned release; record it again", "release", rel.ID, "lapsed", id, "image", lapsed.Image)
+			continue
+		}
 		if newest, _ := p.Lookup.Newest(lapsed.Request.ID); newest.refused() {
 			p.repaid.Delete(id)
 			if err := p.askAnew(ctx, lapsed); err != nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,6 +37,10 @@ type Builder interface {
 
 // Capturer reads what was pushed.
 type Capturer interface {
+	// Resolve answers what ref, a tag or a digest, names in the repository at
+	// this moment, by the bytes that are served. ErrNotFound if there is none,
+	// ErrInvalid if it is no image. It changes nothing.
+	Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error)
 	// Capture reads root back by digest from every repository, checks the bytes
 	// against their digests, and answers root and its platforms' manifests
 	// (Platform set, sorted by it), attestations left out. ErrNotFound if a
@@ -96,8 +102,13 @@ type Lookup interface {
 	// Wanted is the release whose root the tag should name: the claim's, else
 	// the holder's.
 	Wanted(image, tag string) (Release, bool)
-	// Made reports whether a release of the image has that root.
+	// Made reports whether imgd has built a release of the image with that root.
 	Made(image string, root digest.Digest) bool
+	// Generation is the tag's, 0 if the index never had it.
+	Generation(image, tag string) uint64
+	// Repositories are those of the image's newest release that was not
+	// abandoned, nil if there is none.
+	Repositories(image string) []string
 }
 
 // Asker puts a request into the queue.
@@ -108,7 +119,7 @@ type Asker interface {
 	Ask(ctx context.Context, req Request) error
 }
 
-// A Pipeline takes a request to its end. All fields but Log must be set. Its
+// A Pipeline takes a request to its end. The fields up to Asker must be set. Its
 // methods are safe for concurrent use.
 type Pipeline struct {
 	Projects *Projects
@@ -119,10 +130,15 @@ type Pipeline struct {
 	Index    Index
 	Lookup   Lookup
 	Asker    Asker
-	Log      *slog.Logger
 
-	// settling holds a chan struct{} of one place per image: one settle at a time.
-	settling sync.Map
+	Drifts   Drifts           // default: drift is only logged
+	Registry string           // host[:port] of images that no project makes and nobody says more of; default none
+	Now      func() time.Time // default time.Now
+	Random   io.Reader        // of commands' IDs; default crypto/rand's
+	Log      *slog.Logger     // default: none
+
+	settling  places // one settle at a time per image
+	recording places // one Record at a time per image
 
 	// repaid holds the IDs of abandoned releases for which this process has
 	// asked anew: see askAnew.

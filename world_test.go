@@ -29,7 +29,7 @@ var errInjected = errors.New("injected fault")
 
 // A fault befalls the effects of one name, while there are any left.
 type fault struct {
-	effect string // resolve, build, capture, admit, tag, untag, publish, forgo, abandon, ask
+	effect string // resolve, build, capture, read, admit, tag, untag, publish, forgo, abandon, ask, drift
 	mode   string // see world.effect
 	left   int
 }
@@ -59,7 +59,10 @@ type world struct {
 	refused      map[string]bool          // by the registry, once at least
 	written      map[string]bool          // tags that something was put under, ever
 	asked        []imgd.Request
-	hours        int // that later has let pass
+	lists        map[digest.Digest][]ocispec.Descriptor // roots that are of several platforms
+	drifts       []imgd.Drift                           // as they were told
+	seconds      int                                    // of the clock that recorder has
+	hours        int                                    // that later has let pass
 }
 
 // at is where a tag stands in tags: by its name in demoRepo, else with its
@@ -94,7 +97,35 @@ func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
 	return &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
-		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
+		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w}
+}
+
+type captures interface {
+	Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error)
+}
+
+// A reader is the registry as the pipeline reads it: its tags are the world's.
+type reader struct {
+	captures
+	w *world
+}
+
+func (r reader) Resolve(ctx context.Context, repository, ref string) (d ocispec.Descriptor, err error) {
+	err = r.w.effect(ctx, "read", func() error {
+		d, err = foreign{r.w}.Resolve(ctx, repository, ref)
+		return err
+	})
+	return d, err
+}
+
+// ReportDrift notes each drift once, as the stream does.
+func (w *world) ReportDrift(ctx context.Context, d imgd.Drift) error {
+	return w.effect(ctx, "drift", func() error {
+		if !slices.Contains(w.drifts, d) {
+			w.drifts = append(w.drifts, d)
+		}
+		return nil
+	})
 }
 
 // effect runs do under the fault of that name.
@@ -199,6 +230,10 @@ func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d 
 		if !w.roots[root] {
 			return imgd.ErrNotFound
 		}
+		if p = w.lists[root]; p != nil {
+			d = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}
+			return nil
+		}
 		d = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: root, Size: 479}
 		platform := d
 		platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
@@ -210,8 +245,12 @@ func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d 
 
 func (w *world) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	return w.effect(ctx, "tag", func() error {
-		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root.Digest {
+		rel, ok := w.index.Wanted(demoImage, tag)
+		if !ok || rel.Root.Digest != root.Digest {
 			w.t.Errorf("tag %s is written with %s before the index wants it (I5)", tag, root.Digest)
+		}
+		if rel.Pushed {
+			w.t.Errorf("tag %s is written, which another CI has pushed", tag)
 		}
 		return w.put(at(repository, tag), root.Digest)
 	})
@@ -288,6 +327,9 @@ func (w *world) Publish(ctx context.Context, id string) (out imgd.Release, err e
 	err = w.effect(ctx, "publish", func() error {
 		rel, _ := w.index.Release(id)
 		for _, t := range rel.Taken() {
+			if rel.Pushed {
+				continue // what is not there is told as drift
+			}
 			for _, repository := range rel.Repositories {
 				key := at(repository, t.Name)
 				if want, _ := w.index.Wanted(rel.Image, t.Name); w.tags[key] != want.Root.Digest {

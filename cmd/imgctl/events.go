@@ -112,7 +112,7 @@ func (a *app) events(cmd *cobra.Command, v view, o output) error {
 		})
 		var l *lostError
 		if !heard && errors.As(err, &l) {
-			return l.err
+			return l.Err
 		}
 		return err
 	})

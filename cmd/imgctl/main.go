@@ -1,6 +1,6 @@
 // Imgctl asks an imgd daemon for builds, and shows what it has published and
 // what it is doing. Results go to stdout, everything else to stderr; the exit
-// codes are in exit.go. It talks HTTP to the daemon and to nobody else.
+// codes are in internal/client/exit.go. It talks HTTP to the daemon and to nobody else.
 package main
 
 import (
@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	shared "github.com/imgd/imgd/internal/client"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -21,5 +23,5 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "imgctl:", err)
 	}
-	os.Exit(exitCode(err))
+	os.Exit(shared.ExitCode(err))
 }

@@ -70,6 +70,8 @@ func standing(rel httpapi.OpenRelease) (state, reason string) {
 	switch {
 	case rel.Unknown != "":
 		return "-", cell("its state could not be read: "+rel.Unknown, whyLength)
+	case rel.Pushed:
+		return "pushed", "by another CI; imgd reads its tag and publishes it by itself"
 	case rel.Status == nil:
 		return "-", "-"
 	}

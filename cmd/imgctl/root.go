@@ -11,19 +11,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	shared "github.com/imgd/imgd/internal/client"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
 // An app is one call of imgctl.
 type app struct {
 	stdout, stderr io.Writer
-	find           finder
+	find           shared.Finder
 	timeout        time.Duration // --timeout, 0 if not given
 }
 
 // run is imgctl. It reads nothing from stdin.
 func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
-	a := &app{stdout: stdout, stderr: stderr, find: finder{getenv: os.Getenv}}
+	a := &app{stdout: stdout, stderr: stderr, find: shared.Finder{Getenv: os.Getenv}}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -40,7 +41,7 @@ func (a *app) root() *cobra.Command {
 The daemon is found by --server, IMGD_SERVER, --data, IMGD_DATA, and then in /var/lib/imgd:
 the first that is given decides. A data directory names the address in endpoints.json.
 
-` + exitHelp,
+` + shared.ExitHelp,
 		Example: `  imgctl build hello --ref v1.2.3 --wait
   imgctl get demo/hello:v1.2.3 -o digest
   imgctl verify demo/hello:v1.2.3
@@ -51,12 +52,11 @@ the first that is given decides. A data directory names the address in endpoints
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.find.server, "server", "", "URL of the daemon, as http://127.0.0.1:7070")
-	flags.StringVar(&a.find.data, "data", "", "data directory of the daemon on this machine")
+	a.find.Flags(flags)
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f, else 2m)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
 	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.requestsCommand(), a.releasesCommand(),
-		a.logsCommand(), a.eventsCommand(), a.versionCommand())
+		a.logsCommand(), a.eventsCommand(), a.publishCommand(), a.versionCommand())
 	return root
 }
 
@@ -100,7 +100,7 @@ func (a *app) within(cmd *cobra.Command, otherwise time.Duration) (context.Conte
 }
 
 // client is one to the daemon.
-func (a *app) client() *client { return newClient(a.find.find) }
+func (a *app) client() *client { return newClient(a.find.Find) }
 
 // say tells the person at the terminal.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }

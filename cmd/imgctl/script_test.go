@@ -177,6 +177,7 @@ func served(ts *testscript.TestScript, _ bool, args []string) {
 		delete(w.served, repo+":"+args[0])
 		if args[1] != "-" {
 			w.served[repo+":"+args[0]] = digest.FromString(args[1])
+			ts.Setenv(args[1], digest.FromString(args[1]).String())
 		}
 	})
 }

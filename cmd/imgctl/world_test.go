@@ -62,6 +62,7 @@ func newWorld(dir string) (*world, error) {
 	}
 	api := httpapi.New(httpapi.Config{
 		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Image: "demo/hello", Repositories: []string{repo}, Refs: []string{"*"}}}),
+		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
@@ -184,6 +185,16 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 
 func (w *world) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+}
+
+// In pushedImages every digest is an image, whoever has pushed it.
+type pushedImages struct{ *world }
+
+func (pushedImages) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: root, Size: 479}
+	platform := d
+	platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	return d, []ocispec.Descriptor{platform}, nil
 }
 
 // Submit makes of a request what the script has said.

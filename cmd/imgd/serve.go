@@ -138,7 +138,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
+		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Log: d.log}
 	hooks, secrets, err := newHooks(d.cfg, projects, d.bus, d.log)
 	if err != nil {
 		return closeAll, err

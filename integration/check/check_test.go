@@ -156,6 +156,12 @@ var doctored = []struct {
 	{"a lost claim's root at the end", true, func(w *check.World) { abandonedRoot(w, true) }, "I6: " + repository + ":main names"},
 	{"an abandoned release that nobody settles back", false, func(w *check.World) { abandonedRoot(w, true); w.Index.Tags[tagMain].Claim = "" }, "I6: " + repository + ":main names"},
 	{"a claim at the end", true, func(w *check.World) { w.Index.Tags[tagMain].Claim = running.ID + "-1" }, "I6: demo/hello:main is claimed by"},
+	{"what another CI pushed is moved, and nobody says so", false, func(w *check.World) { pushedBy(w); w.Tags[repository]["v1.0.0"] = other }, "and no drift was told"},
+	{"another drift than the one that was told", false, func(w *check.World) {
+		pushedBy(w)
+		w.Tags[repository]["v1.0.0"] = other
+		drift(w, "v1.0.0", digest("something else"))
+	}, "and no drift was told"},
 	// I7
 	{"two open releases of a request", false, func(w *check.World) {
 		w.Index.Releases = append(w.Index.Releases, release(running, 2, check.Admitted, 0, took("x", "other", 0)))
@@ -167,6 +173,14 @@ var doctored = []struct {
 	{"a release of another request", false, func(w *check.World) { w.Index.Releases[relOne].ID = "x-1" }, "I7: release x-1 is of request"},
 	{"a request with another ID", false, func(w *check.World) { w.Index.Releases[relOne].Request.Commit = commit("six") }, "I7: request " + first.ID},
 	{"a release in no state", false, func(w *check.World) { w.Index.Releases[relOpen].State = "odd" }, `is "odd"`},
+}
+
+// pushedBy makes v1.0.0 one that another CI has pushed, by a command.
+func pushedBy(w *check.World) { w.Index.Releases[relTag].Pushed = true }
+
+func drift(w *check.World, tag, found string) {
+	w.Events = append(w.Events, check.Event{StreamSeq: 99, What: "drift", Image: image, ID: digest(tag + found)[7:39],
+		Drift: check.Drift{Image: image, Repository: repository, Tag: tag, Wanted: w.Index.Releases[relTag].Root.Digest, Found: found}})
 }
 
 func millis(r check.Request) string { return strings.TrimPrefix(eventID(r), r.ID+"-") }
@@ -294,6 +308,25 @@ func TestWhatMayBe(t *testing.T) {
 		{"a record that expires", func(w *check.World) { w.Index.Records[0].ExpiresAt = monday }},
 		{"a forced tag", func(w *check.World) { moveVersion(w, true) }},
 		{"a lost root", func(w *check.World) { moveVersion(w, false); w.Gone[w.Index.Releases[relTag].Root.Digest] = true }},
+		{"what another CI pushed is moved, and drift was told", func(w *check.World) {
+			pushedBy(w)
+			w.Tags[repository]["v1.0.0"] = other
+			drift(w, "v1.0.0", other)
+		}},
+		{"it is removed, and drift was told", func(w *check.World) {
+			pushedBy(w)
+			delete(w.Tags[repository], "v1.0.0")
+			drift(w, "v1.0.0", "")
+		}},
+		{"nobody has read it", func(w *check.World) {
+			pushedBy(w)
+			w.Index.Releases[relTag].Root.MediaType = ""
+			delete(w.Tags[repository], "v1.0.0")
+		}},
+		{"a command's request", func(w *check.World) {
+			pushedBy(w)
+			w.Index.Releases[relTag].Request.Project = ""
+		}},
 		{"an abandoned release whose claim another has now", func(w *check.World) { abandonedRoot(w, true) }},
 		{"an abandoned release whose request comes again", func(w *check.World) {
 			w.Index.Tags[tagMain].Claim = ""

@@ -55,7 +55,7 @@ func (c *checker) release(r Release) {
 	if i, err := strconv.Atoi(n); err != nil || i < 1 || request != r.Request.ID {
 		c.say("I7", "release %s is of request %s", r.ID, r.Request.ID)
 	}
-	if hash := r.Request.hash(); hash != r.Request.ID {
+	if hash := r.Request.hash(); hash != r.Request.ID && !r.Pushed { // a command's ID is drawn
 		c.say("I7", "request %s of release %s has fields that give %s", r.Request.ID, r.ID, hash)
 	}
 	if r.Request.Force && strings.TrimSpace(r.Request.Reason) == "" {
@@ -117,11 +117,12 @@ func (c *checker) records() {
 	want := map[string]bool{}
 	for _, t := range c.Index.Tags {
 		for _, record := range c.releases[t.Holder].records(t.Tag) {
+			record.ExpiresAt = time.Time{}
 			want[text(record)] = true
 		}
 	}
 	for _, record := range c.Index.Records {
-		record.ExpiresAt = time.Time{} // the tag's own, which changes without a release
+		record.ExpiresAt = time.Time{} // the tag's own, which may change without a release
 		if line := text(record); want[line] {
 			delete(want, line)
 		} else {
@@ -151,7 +152,7 @@ func (r Release) records(tag string) []kit.Record {
 	for _, d := range r.Platforms {
 		record := kit.Record{Image: r.Image, Tag: tag, Digest: d.Digest, Platform: d.platform(), MediaType: d.MediaType, Size: d.Size,
 			PublishedAt: r.PublishedAt, SourceRef: r.Source + "@" + r.Request.Commit, Version: r.Request.Version, Labels: r.Labels,
-			Generation: int(taken.Generation), Release: r.ID, Previous: taken.Previous}
+			Generation: int(taken.Generation), Release: r.ID, Previous: taken.Previous, ExpiresAt: r.ExpiresAt}
 		if r.Root.Digest != d.Digest {
 			record.IndexDigest = r.Root.Digest
 		}

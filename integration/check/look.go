@@ -112,6 +112,14 @@ func (w *World) readEvents(ctx context.Context, site Site) error {
 			w.bad("I1", "event on %s: %v", m.Subject, err)
 			continue
 		}
+		if e.What == "drift" {
+			var event struct{ Data Drift }
+			if err := json.Unmarshal(m.Data, &event); err != nil {
+				w.bad("I6", "event on %s: %v", m.Subject, err)
+				continue
+			}
+			e.Drift = event.Data
+		}
 		w.Events = append(w.Events, e)
 	}
 	return nil

@@ -80,6 +80,8 @@ type Release struct {
 	Tags         []ReleaseTag      `json:"tags"`
 	Source       string            `json:"source"`
 	Labels       map[string]string `json:"labels"`
+	Pushed       bool              `json:"pushed"` // by another CI: imgd only reads its tags
+	ExpiresAt    time.Time         `json:"expiresAt"`
 	PublishedAt  time.Time         `json:"publishedAt"`
 	Seq          uint64            `json:"seq"`
 	Why          string            `json:"why"`
@@ -134,6 +136,17 @@ type Event struct {
 	Seq     uint64 // of the index
 	Root    string
 	Records []kit.Record
+
+	Drift Drift // of a drift
+}
+
+// Drift is what one says.
+type Drift struct {
+	Image      string `json:"image"`
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+	Wanted     string `json:"wanted"`
+	Found      string `json:"found"`
 }
 
 // State is where a request stands.

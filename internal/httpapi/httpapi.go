@@ -139,7 +139,7 @@ type Gauges struct {
 	Reloads func() Reloads
 }
 
-// Config is what the API answers from. Projects to Drifts must be set.
+// Config is what the API answers from. Projects to Recorder must be set.
 type Config struct {
 	Projects *imgd.Projects
 	Index    Index
@@ -152,6 +152,7 @@ type Config struct {
 	Logs     Logs
 	Events   Events
 	Drifts   Drifts
+	Recorder Recorder
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

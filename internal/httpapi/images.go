@@ -87,11 +87,14 @@ func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 	image, tag, action := splitImage(r.PathValue("rest"))
-	if tag == "" || action != "verify" {
-		w.Header().Set("Allow", http.MethodGet)
-		return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag}/verify, not to "+r.URL.Path)
+	switch {
+	case tag != "" && action == "":
+		return a.publish(w, r, image, tag)
+	case tag != "" && action == "verify":
+		return a.verify(w, r, image, tag)
 	}
-	return a.verify(w, r, image, tag)
+	w.Header().Set("Allow", http.MethodGet)
+	return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag} or to its /verify, not to "+r.URL.Path)
 }
 
 func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {

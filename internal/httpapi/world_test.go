@@ -48,9 +48,10 @@ type world struct {
 	log   bytes.Buffer // of the API; read it when the server has stopped
 
 	mu         sync.Mutex
-	changed    chan struct{}            // closed and replaced by each change
-	refs       map[string]string        // full ref -> commit
-	served     map[string]digest.Digest // repository:tag -> root
+	changed    chan struct{}                          // closed and replaced by each change
+	refs       map[string]string                      // full ref -> commit
+	served     map[string]digest.Digest               // repository:tag -> root
+	pushed     map[digest.Digest][]ocispec.Descriptor // by another CI: root -> platforms
 	deliveries map[string]bool
 	asked      []imgd.Request
 	statuses   []imgd.Status // in the order they were written
@@ -78,6 +79,8 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
 		}),
+		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
+			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
@@ -162,8 +165,17 @@ func (r registry) Resolve(_ context.Context, repository, tag string) (ocispec.De
 	return ocispec.Descriptor{}, imgd.ErrNotFound
 }
 
-func (r registry) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	platforms, ok := r.pushed[root]
+	switch {
+	case !ok:
+		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+	case len(platforms) == 1:
+		return platforms[0], platforms, nil
+	}
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}, platforms, nil
 }
 
 // Submit takes a request as events does, and fails the test if it is none.
