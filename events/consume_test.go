@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"testing"
@@ -40,7 +41,8 @@ func TestPublished(t *testing.T) {
 func TestConsumeBeginsInAnOutage(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	b := connect(t, events.Config{URL: s.url(), Timeout: 200 * time.Millisecond})
+	said := &lines{}
+	b := connect(t, events.Config{URL: s.url(), Timeout: time.Second, Log: slog.New(slog.NewTextHandler(said, nil))})
 	req := ask(t, b, "refs/heads/main")
 	s.stop()
 	h := openHandler(t, nil)
@@ -51,7 +53,8 @@ func TestConsumeBeginsInAnOutage(t *testing.T) {
 		}
 		return err
 	})
-	time.AfterFunc(time.Second, s.start)
+	until(t, "a warning", func() bool { return said.count("cannot take requests yet") > 0 })
+	s.start()
 	if got := receive(t, h.started, "start of the request"); got.ID != req.ID {
 		t.Errorf("got %+v", got)
 	}
