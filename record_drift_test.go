@@ -16,13 +16,16 @@ import (
 // claimPushed leaves a pushed release admitted, as a crash after that does.
 func (w *world) claimPushed(in imgd.Pushed) imgd.Release {
 	w.t.Helper()
+	before := w.index.Open()
 	w.fault = fault{"publish", "interrupted before", 1}
 	w.recordOnce(in)
-	open := w.index.Open()
-	if len(open) == 0 {
-		w.t.Fatal("nothing is open")
+	for _, rel := range w.index.Open() {
+		if !slices.ContainsFunc(before, func(b imgd.Release) bool { return b.ID == rel.ID }) {
+			return rel
+		}
 	}
-	return open[len(open)-1]
+	w.t.Fatal("nothing more is open")
+	return imgd.Release{}
 }
 
 func (w *world) sweep() {
