@@ -108,8 +108,8 @@ type Asker interface {
 	Ask(ctx context.Context, req Request) error
 }
 
-// A Pipeline takes a request to its end. All fields but Log must be set. Its
-// methods are safe for concurrent use.
+// A Pipeline takes a request to its end. All fields but Observe and Log must be
+// set. Its methods are safe for concurrent use.
 type Pipeline struct {
 	Projects map[string]Project
 	Git      Git
@@ -119,6 +119,7 @@ type Pipeline struct {
 	Index    Index
 	Lookup   Lookup
 	Asker    Asker
+	Observe  Observer // nil: nobody is told
 	Log      *slog.Logger
 
 	// settling holds a chan struct{} of one place per image: one settle at a time.
@@ -236,7 +237,11 @@ func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report
 	if err != nil {
 		return Release{}, err
 	}
-	rel, err := p.Index.Admit(ctx, candidate, known.ID)
+	var rel Release
+	err = p.observed(ctx, StageAdmit, req, func(ctx context.Context) (err error) {
+		rel, err = p.Index.Admit(ctx, candidate, known.ID)
+		return err
+	})
 	if err != nil {
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
 	}
@@ -252,7 +257,11 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if !project.Allows(req.Ref) {
 		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
 	}
-	commit, err := p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+	var commit Commit
+	err := p.observed(ctx, StageResolve, *req, func(ctx context.Context) (err error) {
+		commit, err = p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
@@ -281,7 +290,11 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", known.Root.Digest)
 	}
 	report(Building)
-	root, err := p.Builder.Build(ctx, project, req)
+	var root ocispec.Descriptor
+	err := p.observed(ctx, StageBuild, req, func(ctx context.Context) (err error) {
+		root, err = p.Builder.Build(ctx, project, req)
+		return err
+	})
 	if err != nil {
 		return rel, err
 	}
@@ -321,8 +334,11 @@ func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, erro
 	return rel, nil
 }
 
-func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {
-	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, project.Repositories, root)
+func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) error {
+	err := p.observed(ctx, StageCapture, rel.Request, func(ctx context.Context) (err error) {
+		rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, project.Repositories, root)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("capture %s: %w", root, err)
 	}

@@ -47,6 +47,9 @@ type world struct {
 	effects []string   // all, in order
 	stage   imgd.State // last reported, while deliver runs
 
+	unobserved bool     // the pipeline has no Observer
+	observed   []string // what the Observer was told: stages that have ended, and how
+
 	mu           sync.Mutex
 	refs         map[string]string // full ref -> commit
 	past         map[string]string // commit -> parent
@@ -94,7 +97,7 @@ func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
 	return &imgd.Pipeline{Projects: map[string]imgd.Project{"hello": project},
-		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
+		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w, Observe: w.observe()}
 }
 
 // effect runs do under the fault of that name.
@@ -102,6 +105,7 @@ func (w *world) effect(ctx context.Context, name string, do func() error) error 
 	if err := ctx.Err(); err != nil {
 		return err // a dead process has no effects
 	}
+	w.mustBeObserved(ctx, name)
 	w.mu.Lock()
 	w.effects = append(w.effects, name)
 	if after := []string{"tag", "untag", "publish", "forgo", "abandon", "ask"}; w.stage != "" && w.stage != imgd.Publishing && slices.Contains(after, name) {
