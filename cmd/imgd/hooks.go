@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/imgd/imgd"
@@ -13,9 +12,8 @@ import (
 )
 
 // newHooks makes the webhooks of the projects that have one. It refuses a
-// secret that is empty or cannot be read.
-func newHooks(cfg Config, projects map[string]imgd.Project, bus *events.Bus, log *slog.Logger) (*webhook.Handler, error) {
-	var hooks []webhook.Hook
+// secret that is empty or cannot be read. config is what they work with.
+func newHooks(cfg Config, projects map[string]imgd.Project, config webhook.Config) (*webhook.Handler, error) {
 	for _, p := range cfg.Projects {
 		if p.Webhook.Forge == "" {
 			continue
@@ -24,9 +22,9 @@ func newHooks(cfg Config, projects map[string]imgd.Project, bus *events.Bus, log
 		if err != nil {
 			return nil, fmt.Errorf("read the webhook secret of project %s: %w", p.Name, err)
 		}
-		hooks = append(hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: bytes.TrimRight(secret, "\r\n")})
+		config.Hooks = append(config.Hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: bytes.TrimRight(secret, "\r\n")})
 	}
-	h, err := webhook.New(webhook.Config{Hooks: hooks, Queue: intake{bus}, Log: log})
+	h, err := webhook.New(config)
 	if err != nil {
 		return nil, fmt.Errorf("set up webhooks: %w", err)
 	}

@@ -19,18 +19,10 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Projects: d.pipeline.Projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus,
 		Logs: d.builder, Events: eventStream{d.bus}, Hooks: d.hooks,
-		Checks: d.checks(ctx), Gauges: d.gauges(),
+		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
 	})
-}
-
-// gauges are what /metrics asks of the daemon.
-func (d *daemon) gauges() httpapi.Gauges {
-	return httpapi.Gauges{
-		Depth: d.bus.Depth, Paused: d.bus.Paused,
-		Untold: func() int { return len(d.index.Published(d.index.Told())) },
-	}
 }
 
 // parts are what every build needs besides the queue.

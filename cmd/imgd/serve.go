@@ -19,6 +19,7 @@ import (
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/internal/git"
+	"github.com/imgd/imgd/internal/httpapi"
 	"github.com/imgd/imgd/internal/webhook"
 	"github.com/imgd/imgd/publisher"
 )
@@ -47,6 +48,8 @@ type daemon struct {
 	index     *index.Index
 	pipeline  *imgd.Pipeline
 	hooks     *webhook.Handler
+	metrics   *httpapi.Metrics
+	tracing   *tracing
 }
 
 // serve runs the daemon until ctx is done, and then stops it in the order of
@@ -58,7 +61,12 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		return unlessStopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stack.close()) }()
-	d := &daemon{cfg: cfg, log: log, stack: stack}
+	tracing, err := startTracing(ctx, os.Getenv, log)
+	if err != nil {
+		return err
+	}
+	defer tracing.close(log)
+	d := &daemon{cfg: cfg, log: log, stack: stack, tracing: tracing}
 	closeAll, err := d.wire(ctx)
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if err != nil {
@@ -100,6 +108,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return errors.Join(errs...)
 	}
 	projects := d.cfg.projects(d.stack.Registry)
+	d.metrics = newMetrics(projects)
 	d.git, err = git.New(git.Config{Dir: filepath.Join(d.cfg.Data, "git"), Projects: projects,
 		AllowHosts: d.cfg.Git.AllowHosts, PlainHTTP: d.cfg.Git.PlainHTTP, Log: d.log})
 	if err != nil {
@@ -122,8 +131,8 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
-	d.hooks, err = newHooks(d.cfg, projects, d.bus, d.log)
+		Index: d.index, Lookup: d.index, Asker: d.bus, Observe: d.stage, Log: d.log}
+	d.hooks, err = newHooks(d.cfg, projects, webhook.Config{Queue: intake{d.bus}, Answered: d.metrics.Hooked, Log: d.log})
 	return closeAll, err
 }
 
@@ -131,13 +140,14 @@ func (d *daemon) busConfig(projects map[string]imgd.Project) events.Config {
 	return events.Config{
 		URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
 		RetryFor: d.cfg.Queue.RetryFor, Tries: d.cfg.Queue.Tries, Grace: d.grace(), Ready: d.ready,
-		IndexID: d.index.ID(), Image: func(project string) string { return projects[project].Image }, Log: d.log,
+		IndexID: d.index.ID(), Image: func(project string) string { return projects[project].Image },
+		Observe: d.observer(), Traces: d.tracing.provider, Log: d.log,
 	}
 }
 
 func (d *daemon) builderConfig() builder.Config {
 	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
-		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Log: d.log}
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Traces: d.tracing.provider, Log: d.log}
 }
 
 // grace is build.grace as events takes it, where 0 means the default.
