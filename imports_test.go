@@ -66,7 +66,7 @@ const sdk = "go.opentelemetry.io/otel/sdk/trace"
 // HTTP API are tested over the real index, and the adapters meet the embedded NATS and registry.
 var testsMayUse = map[string][]string{
 	".":                 {"index"},
-	"builder":           {"internal/embedded"},
+	"builder":           {"internal/embedded", sdk, sdk + "/tracetest"},
 	"publisher":         {"internal/embedded"},
 	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server", sdk, sdk + "/tracetest"},
 	"internal/httpapi":  {"index", sdk, sdk + "/tracetest"},

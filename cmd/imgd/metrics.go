@@ -15,9 +15,14 @@ import (
 )
 
 // newMetrics are of the projects that there are when something is counted.
-func newMetrics(projects map[string]imgd.Project) *httpapi.Metrics {
+func newMetrics(cfg Config, projects map[string]imgd.Project) *httpapi.Metrics {
 	m := httpapi.NewMetrics(func(name string) bool { _, ok := projects[name]; return ok })
 	m.Configured(slices.Sorted(maps.Keys(projects))...)
+	for _, p := range cfg.Projects {
+		if p.Webhook.Forge != "" {
+			m.Listening(p.Webhook.Forge)
+		}
+	}
 	return m
 }
 

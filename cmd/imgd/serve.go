@@ -108,7 +108,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return errors.Join(errs...)
 	}
 	projects := d.cfg.projects(d.stack.Registry)
-	d.metrics = newMetrics(projects)
+	d.metrics = newMetrics(d.cfg, projects)
 	d.git, err = git.New(git.Config{Dir: filepath.Join(d.cfg.Data, "git"), Projects: projects,
 		AllowHosts: d.cfg.Git.AllowHosts, PlainHTTP: d.cfg.Git.PlainHTTP, Log: d.log})
 	if err != nil {

@@ -102,7 +102,7 @@ func newTraced(t *testing.T) (d *daemon, spans *tracetest.InMemoryExporter, stop
 		t.Fatal(err)
 	}
 	projects := d.cfg.projects("r.test")
-	d.metrics = newMetrics(projects)
+	d.metrics = newMetrics(d.cfg, projects)
 	fake := &forgery{daemon: d, tags: map[string]digest.Digest{}}
 	if d.index, err = index.Open(index.Config{Dir: t.TempDir(), History: fake, Registry: registry{fake}}); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -25,8 +26,8 @@ type Metrics struct {
 	drifts         prometheus.Counter
 	leases         *prometheus.CounterVec
 	hooks          *prometheus.CounterVec
-	http           *prometheus.CounterVec
-	httpTime       *prometheus.HistogramVec
+	requests       *prometheus.CounterVec
+	requestTime    *prometheus.HistogramVec
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -49,18 +50,18 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		known = func(string) bool { return false }
 	}
 	m := &Metrics{
-		known:      known,
-		stages:     histograms("stage_duration_seconds", "Time that a stage of a request took.", stageBuckets, "stage", "result", "project"),
-		running:    gauges("stages_running", "Stages that are under way.", "stage"),
-		ended:      counters("requests_ended_total", "Requests that have ended, by their final state.", "project", "state"),
-		retries:    counters("request_retries_total", "Tries of requests that another follows, by why: interrupted, outage or error.", "project", "reason"),
-		publishing: histograms("publish_latency_seconds", "Time from the ask to the release in the index.", publishBuckets, "project"),
-		announcing: prometheus.NewHistogram(histogram("announce_latency_seconds", "Time from the release in the index to its event in IMGD_EVENTS.", announceBounds)),
-		drifts:     prometheus.NewCounter(counter("drift_reports_total", "Reports of a tag that names in a registry what the index does not want there; of the same drift each time it is seen.")),
-		leases:     counters("lease_renewals_lost_total", "Signs of life of running requests that were not sent (unsent), and requests that came again while they were handled (expired).", "reason"),
-		hooks:      counters("webhooks_total", "Deliveries of webhooks, by the status they were answered with.", "forge", "code"),
-		http:       counters("http_requests_total", "HTTP requests, by the route and the status of the answer; 499: the caller was gone.", "route", "method", "code"),
-		httpTime:   histograms("http_request_duration_seconds", "Time to answer HTTP requests. Streams and waits last on purpose.", httpBuckets, "route"),
+		known:       known,
+		stages:      histograms("stage_duration_seconds", "Time that a stage of a request took.", stageBuckets, "stage", "result", "project"),
+		running:     gauges("stages_running", "Stages that are under way.", "stage"),
+		ended:       counters("requests_ended_total", "Requests that have ended, by their final state.", "project", "state"),
+		retries:     counters("request_retries_total", "Tries of requests that another follows, by why: interrupted, outage or error.", "project", "reason"),
+		publishing:  histograms("publish_latency_seconds", "Time from the ask to the release in the index.", publishBuckets, "project"),
+		announcing:  prometheus.NewHistogram(histogram("announce_latency_seconds", "Time from the release in the index to its event in IMGD_EVENTS.", announceBounds)),
+		drifts:      prometheus.NewCounter(counter("drift_reports_total", "Reports of a tag that names in a registry what the index does not want there; of the same drift each time it is seen.")),
+		leases:      counters("lease_renewals_lost_total", "Signs of life of running requests that were not sent (unsent), and requests that came again while they were handled (expired).", "reason"),
+		hooks:       counters("webhooks_total", "Deliveries of webhooks, by the status they were answered with.", "forge", "code"),
+		requests:    counters("http_requests_total", "HTTP requests, by the route and the status of the answer; 499: the caller was gone.", "route", "method", "code"),
+		requestTime: histograms("http_request_duration_seconds", "Time to answer HTTP requests. Streams and waits last on purpose.", httpBuckets, "route"),
 	}
 	m.begin()
 	return m
@@ -112,8 +113,17 @@ func (m *Metrics) Configured(projects ...string) {
 	}
 }
 
+// Listening has the counters of the forges' webhooks at 0 that alerts look at.
+func (m *Metrics) Listening(forges ...string) {
+	for _, forge := range forges {
+		for _, code := range []int{http.StatusOK, http.StatusAccepted, http.StatusUnauthorized, http.StatusServiceUnavailable} {
+			m.hooks.WithLabelValues(forge, strconv.Itoa(code))
+		}
+	}
+}
+
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.http, m.httpTime}
+	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime}
 }
 
 func (m *Metrics) project(name string) string {
@@ -193,6 +203,6 @@ func (m *Metrics) Hooked(forge string, status int) {
 }
 
 func (m *Metrics) served(route, method string, status int, took time.Duration) {
-	m.http.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
-	m.httpTime.WithLabelValues(route).Observe(took.Seconds())
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	m.requestTime.WithLabelValues(route).Observe(took.Seconds())
 }
