@@ -47,6 +47,9 @@ var confined = map[string][]string{
 	"github.com/drone/go-scm":               {"internal/webhook"},
 	"github.com/docker/cli":                 {"publisher"},
 	"github.com/prometheus":                 {"internal/httpapi"},
+	"go.opentelemetry.io/otel":              {"builder", "events", "internal/httpapi", "cmd/imgd"}, // its API; the SDK has one home:
+	"go.opentelemetry.io/otel/sdk":          {"cmd/imgd"},
+	"go.opentelemetry.io/contrib":           {"cmd/imgd"},
 	"github.com/Masterminds/semver":         {"version", "builder"},
 	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish", "internal/client"},
 }
@@ -59,14 +62,16 @@ var effects = map[string][]string{
 	"os/exec": {"internal/git", "internal/embedded", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
 }
 
+const sdk = "go.opentelemetry.io/otel/sdk/trace"
+
 // testsMayUse are the packages that tests import beyond what the code may, for real parts in process: the pipeline and the
 // HTTP API are tested over the real index, and the adapters meet the embedded NATS and registry.
 var testsMayUse = map[string][]string{
 	".":                 {"index"},
-	"builder":           {"internal/embedded"},
+	"builder":           {"internal/embedded", sdk, sdk + "/tracetest"},
 	"publisher":         {"internal/embedded"},
-	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server"},
-	"internal/httpapi":  {"index"},
+	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server", sdk, sdk + "/tracetest"},
+	"internal/httpapi":  {"index", sdk, sdk + "/tracetest"},
 	"internal/embedded": {"github.com/nats-io/nats.go", "github.com/nats-io/nats.go/jetstream"},
 }
 

@@ -132,6 +132,7 @@ type Pipeline struct {
 	Asker    Asker
 
 	Drifts   Drifts           // default: drift is only logged
+	Observe  Observer         // of each stage; default: nobody is told
 	Registry string           // host[:port] of images that no project makes and nobody says more of; default none
 	Now      func() time.Time // default time.Now
 	Random   io.Reader        // of commands' IDs; default crypto/rand's
@@ -256,7 +257,11 @@ func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report
 	if err != nil {
 		return Release{}, err
 	}
-	rel, err := p.Index.Admit(ctx, candidate, known.ID)
+	var rel Release
+	err = p.observed(ctx, StageAdmit, req, func(ctx context.Context) (err error) {
+		rel, err = p.Index.Admit(ctx, candidate, known.ID)
+		return err
+	})
 	if err != nil {
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
 	}
@@ -272,7 +277,11 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if !project.Allows(req.Ref) {
 		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
 	}
-	commit, err := p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+	var commit Commit
+	err = p.observed(ctx, StageResolve, *req, func(ctx context.Context) (err error) {
+		commit, err = p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
@@ -314,7 +323,11 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", known.Root.Digest)
 	}
 	report(Building)
-	root, err := p.Builder.Build(ctx, project, req)
+	var root ocispec.Descriptor
+	err = p.observed(ctx, StageBuild, req, func(ctx context.Context) (err error) {
+		root, err = p.Builder.Build(ctx, project, req)
+		return err
+	})
 	if err != nil {
 		return rel, err
 	}
@@ -355,8 +368,11 @@ func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, erro
 }
 
 // capture completes rel with what its repositories have.
-func (p *Pipeline) capture(ctx context.Context, root digest.Digest, rel *Release) (err error) {
-	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, rel.Repositories, root)
+func (p *Pipeline) capture(ctx context.Context, root digest.Digest, rel *Release) error {
+	err := p.observed(ctx, StageCapture, rel.Request, func(ctx context.Context) (err error) {
+		rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, rel.Repositories, root)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("capture %s: %w", root, err)
 	}

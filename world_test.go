@@ -47,6 +47,9 @@ type world struct {
 	effects []string   // all, in order
 	stage   imgd.State // last reported, while deliver runs
 
+	unobserved bool     // the pipeline has no Observer
+	observed   []string // what the Observer was told: stages that have ended, and how
+
 	mu           sync.Mutex
 	refs         map[string]string // full ref -> commit
 	past         map[string]string // commit -> parent
@@ -97,7 +100,7 @@ func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
 	return &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
-		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w}
+		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe()}
 }
 
 type captures interface {
@@ -133,6 +136,7 @@ func (w *world) effect(ctx context.Context, name string, do func() error) error 
 	if err := ctx.Err(); err != nil {
 		return err // a dead process has no effects
 	}
+	w.mustBeObserved(ctx, name)
 	w.mu.Lock()
 	w.effects = append(w.effects, name)
 	if after := []string{"tag", "untag", "publish", "forgo", "abandon", "ask"}; w.stage != "" && w.stage != imgd.Publishing && slices.Contains(after, name) {

@@ -21,6 +21,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
@@ -62,6 +63,9 @@ type Config struct {
 	// LogDir is where the build logs are kept, one <request>.jsonl each; it is
 	// made if missing.
 	LogDir string
+	// Traces takes the spans of the calls to buildkitd that a trace asks for;
+	// buildkitd adds its own to it. Default: none are made.
+	Traces trace.TracerProvider
 	Log    *slog.Logger // default: none
 }
 
@@ -82,7 +86,11 @@ func New(ctx context.Context, cfg Config) (*Builder, error) {
 	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of build logs: %w", err)
 	}
-	c, err := dial(ctx, cfg.Address)
+	var opts []client.ClientOpt
+	if cfg.Traces != nil {
+		opts = append(opts, client.WithTracerProvider(inside{TracerProvider: cfg.Traces}))
+	}
+	c, err := dial(ctx, cfg.Address, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -90,10 +98,11 @@ func New(ctx context.Context, cfg Config) (*Builder, error) {
 }
 
 // dial returns a client, which connects when it is used.
-func dial(ctx context.Context, address string) (*client.Client, error) {
+func dial(ctx context.Context, address string, opts ...client.ClientOpt) (*client.Client, error) {
 	pause := backoff.DefaultConfig
 	pause.MaxDelay = reconnectTime
-	c, err := client.New(ctx, address, client.WithGRPCDialOption(grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: pingTime})))
+	opts = append(opts, client.WithGRPCDialOption(grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: pingTime})))
+	c, err := client.New(ctx, address, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to buildkitd at %s: %w", address, err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgd/imgd"
 )
@@ -72,6 +73,13 @@ type Config struct {
 	Ready func(ctx context.Context) error
 	Watch time.Duration // how often Ready is asked while it is an error, else a tenth as often; default 3s
 
+	// Observe is told what happens here, for metrics.
+	Observe Observer
+	// Traces takes the spans of what becomes of a request: of its way into the
+	// queue, and of each try. Default: none are made, and those of others in the
+	// queue are not looked at.
+	Traces trace.TracerProvider
+
 	// Events of ends name the project's image, empty if it is not configured,
 	// and the index.
 	Image   func(project string) string
@@ -98,6 +106,7 @@ func (c Config) withDefaults() Config {
 	if c.Image == nil {
 		c.Image = func(string) string { return "" }
 	}
+	c.Observe = c.Observe.withDefaults()
 	return c
 }
 
@@ -111,6 +120,7 @@ type Bus struct {
 
 	outage *outage
 	first  firstStates
+	tracer tracer
 }
 
 // Connect connects to NATS and declares the streams, which is safe to repeat
@@ -118,7 +128,7 @@ type Bus struct {
 // server answers; a connection that is lost later is tried again for ever.
 // Close ends what it starts.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
-	b := &Bus{cfg: cfg.withDefaults()}
+	b := &Bus{cfg: cfg.withDefaults(), tracer: newTracer(cfg.Traces)}
 	b.outage = newOutage(b.cfg)
 	nc, err := nats.Connect(b.cfg.URL, b.options()...)
 	if err != nil {

@@ -158,15 +158,16 @@ func (w *worker) take(ctx context.Context, cons jetstream.Consumer) (jetstream.M
 	return msg, nil
 }
 
-// enter notes that d is being handled, unless its request is.
-func (w *worker) enter(d *delivery) bool {
+// enter notes that d is being handled, unless its request is: then it answers
+// by which delivery.
+func (w *worker) enter(d *delivery) (running *delivery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running[d.req.ID] != nil {
-		return false
+	if running := w.running[d.req.ID]; running != nil {
+		return running
 	}
 	w.running[d.req.ID] = d
-	return true
+	return nil
 }
 
 func (w *worker) leave(d *delivery) {

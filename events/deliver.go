@@ -35,6 +35,7 @@ type delivery struct {
 	stage   imgd.State              // told last; guarded by worker.mu
 	seen    uint64                  // sequence of the state it wrote last
 	outrun  bool                    // a newer delivery or ask tells the states now
+	ended   func(imgd.State, error) // tells the trace how the try has ended
 }
 
 // deliver takes one message to its end, to its next try, or back. It has a slot
@@ -53,10 +54,15 @@ func (w *worker) deliver(hard context.Context, msg jetstream.Msg) {
 		w.buryUnreadable(hard, d, err)
 		return
 	}
-	ctx, cancel := context.WithCancelCause(hard)
+	ctx, traced := w.tracer.try(hard, d)
+	defer traced()
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.cancel = cancel
-	if !w.enter(d) {
+	if running := w.enter(d); running != nil {
+		if running.meta.Sequence.Stream == d.meta.Sequence.Stream {
+			w.cfg.Observe.LeaseLost(Expired)
+		}
 		w.cfg.Log.Info("request is being handled here already", "request", d.req.ID)
 		w.nak(d, msg.NakWithDelay(w.cfg.Retry(1)))
 		return
@@ -85,7 +91,9 @@ func (w *worker) keep(msg jetstream.Msg) (stop func()) {
 			case <-done:
 				return
 			case <-t.C:
-				_ = msg.InProgress() // the connection's own handler tells of an outage
+				if err := msg.InProgress(); err != nil || !w.nc.IsConnected() { // its own handler logs it
+					w.cfg.Observe.LeaseLost(Unsent)
+				}
 			}
 		}
 	})

@@ -121,6 +121,7 @@ func (w *worker) acknowledge(ctx context.Context, msg jetstream.Msg) error {
 // be settled tried again.
 func (w *worker) settled(d *delivery, st imgd.Status, cause, err error) {
 	log := w.logOf(d).With("state", st.State, "release", st.Release)
+	d.ended(st.State, errors.Join(cause, err))
 	if err != nil {
 		log.Error("request ended but is not settled, trying again", "error", err)
 		w.nak(d, d.msg.NakWithDelay(w.cfg.Retry(1)))
@@ -129,6 +130,7 @@ func (w *worker) settled(d *delivery, st imgd.Status, cause, err error) {
 	if cause != nil {
 		log = log.With("error", cause)
 	}
+	w.cfg.Observe.Ended(st)
 	log.Log(context.Background(), levelOf(st.State), "request ended", "took", w.cfg.Now().Sub(d.started).Round(time.Millisecond).String())
 }
 
@@ -147,6 +149,8 @@ func (w *worker) logOf(d *delivery) *slog.Logger {
 // again gives the request back. If that is lost its lease runs out instead.
 func (w *worker) again(ctx context.Context, d *delivery, st imgd.Status, r retry, cause error) {
 	log := w.logOf(d).With("state", st.State, "error", cause)
+	d.ended(st.State, cause)
+	w.cfg.Observe.Retried(st)
 	if _, err := w.tell(ctx, d, st); err != nil {
 		log.Warn("state not written", "cause", err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/events"
@@ -12,8 +11,8 @@ import (
 
 // newHooks makes the webhooks of the projects that have one, and answers their
 // secrets too, by project. It refuses a secret that is empty or cannot be read.
-func newHooks(cfg Config, projects map[string]imgd.Project, bus *events.Bus, log *slog.Logger) (*webhook.Handler, map[string][]byte, error) {
-	var hooks []webhook.Hook
+// config is what they work with.
+func newHooks(cfg Config, projects map[string]imgd.Project, config webhook.Config) (*webhook.Handler, map[string][]byte, error) {
 	secrets := map[string][]byte{}
 	for _, p := range cfg.Projects {
 		if p.Webhook.Forge == "" {
@@ -24,9 +23,9 @@ func newHooks(cfg Config, projects map[string]imgd.Project, bus *events.Bus, log
 			return nil, nil, fmt.Errorf("read the webhook secret of project %s: %w", p.Name, err)
 		}
 		secrets[p.Name] = secret
-		hooks = append(hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: secret})
+		config.Hooks = append(config.Hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: secret})
 	}
-	h, err := webhook.New(webhook.Config{Hooks: hooks, Queue: intake{bus}, Log: log})
+	h, err := webhook.New(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("set up webhooks: %w", err)
 	}

@@ -20,18 +20,10 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline,
 		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
-		Checks: d.checks(ctx), Gauges: d.gauges(),
+		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
 	})
-}
-
-// gauges are what /metrics asks of the daemon.
-func (d *daemon) gauges() httpapi.Gauges {
-	return httpapi.Gauges{
-		Depth: d.bus.Depth, Paused: d.bus.Paused,
-		Untold: func() int { return len(d.index.Published(d.index.Told())) }, Reloads: d.live.reloads,
-	}
 }
 
 // parts are what every build needs besides the queue.

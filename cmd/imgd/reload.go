@@ -84,7 +84,7 @@ func (d *daemon) take() (httpapi.Reloaded, error) {
 	old := *d.live.config.Load()
 	next, restart := merge(old, read)
 	projects := next.projects(d.stack.Registry)
-	hooks, secrets, err := newHooks(next, projects, d.bus, d.log)
+	hooks, secrets, err := newHooks(next, projects, d.hooksConfig())
 	if err != nil {
 		return httpapi.Reloaded{}, err
 	}
@@ -109,6 +109,7 @@ func (d *daemon) swap(next Config, projects map[string]imgd.Project, hooks *webh
 	d.live.projects.Set(projects)
 	d.live.hooks.now.Store(hooks)
 	d.live.secrets = secrets
+	d.counted(next)
 }
 
 // reloads are how often a reload came to which end, for /metrics.

@@ -19,6 +19,7 @@ import (
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/internal/git"
+	"github.com/imgd/imgd/internal/httpapi"
 	"github.com/imgd/imgd/publisher"
 )
 
@@ -56,6 +57,8 @@ type daemon struct {
 	publisher *publisher.Publisher
 	index     *index.Index
 	pipeline  *imgd.Pipeline
+	metrics   *httpapi.Metrics
+	tracing   *tracing
 }
 
 // serve runs the daemon until ctx is done, and then stops it in the order of
@@ -68,7 +71,13 @@ func serve(ctx context.Context, cfg Config, set setting) (err error) {
 		return unlessStopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stack.close()) }()
-	d := &daemon{setting: set, cfg: cfg, live: newLive(cfg, set.level), stack: stack}
+	tracing, err := startTracing(ctx, set.getenv, set.log)
+	if err != nil {
+		return err
+	}
+	defer tracing.close(set.log)
+	d := &daemon{setting: set, cfg: cfg, live: newLive(cfg, set.level), stack: stack, tracing: tracing}
+	d.metrics = httpapi.NewMetrics(func(name string) bool { _, ok := d.live.projects.Get(name); return ok })
 	closeAll, err := d.wire(ctx)
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if err != nil {
@@ -138,8 +147,8 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Log: d.log}
-	hooks, secrets, err := newHooks(d.cfg, projects, d.bus, d.log)
+		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
+	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
 	if err != nil {
 		return closeAll, err
 	}
@@ -164,7 +173,7 @@ func (d *daemon) busConfig() events.Config {
 	return events.Config{
 		URL: d.stack.NATS, Creds: d.cfg.NATS.CredsFile, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
 		RetryFor: d.cfg.Queue.RetryFor, Tries: d.cfg.Queue.Tries, Grace: d.grace(), Ready: d.ready,
-		IndexID: d.index.ID(), Image: d.image, Log: d.log,
+		IndexID: d.index.ID(), Image: d.image, Observe: d.observer(), Traces: d.tracing.provider, Log: d.log,
 	}
 }
 
@@ -176,7 +185,8 @@ func (d *daemon) image(project string) string {
 
 func (d *daemon) builderConfig(credentials publisher.Credentials) builder.Config {
 	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
-		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Credentials: credentials, Log: d.log}
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Credentials: credentials,
+		Traces: d.tracing.provider, Log: d.log}
 }
 
 // grace is build.grace as events takes it, where 0 means the default.

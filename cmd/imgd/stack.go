@@ -42,6 +42,8 @@ type stack struct {
 
 	failed []<-chan error // of its own parts: what ended one that should run
 	closes []func() error
+
+	restarts func() uint64 // of its own buildkitd; nil: it has none
 }
 
 // startStack locks the data directory and starts the parts.
@@ -136,7 +138,7 @@ func (s *stack) startBuildkitd(ctx context.Context, cfg Config, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	s.BuildKit = b.Address()
+	s.BuildKit, s.restarts = b.Address(), b.Restarts
 	s.closes = append(s.closes, bounded(b.Close))
 	return nil
 }

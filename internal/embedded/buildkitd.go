@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -62,6 +63,7 @@ type Buildkitd struct {
 	cancel  func()        // asks the supervisor to end
 	kill    chan struct{} // closed: at once
 	stopped chan struct{} // closed: the supervisor has ended
+	starts  atomic.Uint64 // after the first
 	close   func(context.Context) error
 }
 
@@ -179,6 +181,9 @@ func (b *Buildkitd) ask(ctx context.Context, limit time.Duration) error {
 // Address is where buildkitd listens. It stays the same when buildkitd is
 // started again.
 func (b *Buildkitd) Address() string { return b.site.address() }
+
+// Restarts is how often buildkitd was started again, as it had died or hung.
+func (b *Buildkitd) Restarts() uint64 { return b.starts.Load() }
 
 // Close asks buildkitd to end, which it does when its builds have ended, kills
 // it when ctx is done or after 30 s, and removes what it left outside Dir. A
