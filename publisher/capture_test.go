@@ -62,7 +62,7 @@ func indexOf(reg *registry, repository string) (index, amd, arm ocispec.Descript
 	artifact.ArtifactType = "application/vnd.example"
 	typed := listed(arm, "linux", "arm64", "v8")
 	typed.ArtifactType = ocispec.MediaTypeImageConfig // as ko and crane write it
-	index = reg.index(repository, typed, amd, // amd: no platform, the config has it
+	index = reg.index(repository, typed, amd,         // amd: no platform, the config has it
 		listed(about, "unknown", "unknown", ""), attested, artifact)
 	return index, amd, arm
 }
