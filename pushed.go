@@ -36,7 +36,7 @@ type Pushed struct {
 	By       string // who asked, as the intake authenticated him
 }
 
-// ErrDiffers: the registry has something else than was said.
+// ErrDiffers says that the registry has something else than was said.
 var ErrDiffers = errors.New("the registry has something else")
 
 // A MismatchError is an ErrConflict or an ErrDiffers, with the digests.

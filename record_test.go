@@ -189,7 +189,7 @@ func TestRecordList(t *testing.T) {
 			continue
 		}
 		m := w.refusesPush(in, test.want)
-		if test.want == imgd.ErrDiffers && (m == nil || m.Wanted != test.digest || m.Found != root) {
+		if errors.Is(test.want, imgd.ErrDiffers) && (m == nil || m.Wanted != test.digest || m.Found != root) {
 			t.Errorf("%s: got %+v, want it and %s", test.digest, m, root)
 		}
 	}

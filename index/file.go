@@ -28,7 +28,7 @@ const (
 	lockName = "lock"
 )
 
-// ErrInUse: another process has the index open.
+// ErrInUse says that another process has the index open.
 var ErrInUse = errors.New("in use")
 
 // A fileEngine keeps the whole state in images.json, rewritten atomically with

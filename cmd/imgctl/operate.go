@@ -164,7 +164,7 @@ func (r *retry) run(cmd *cobra.Command, id string) error {
 func (r *retry) resent(id string, asked httpapi.Asked) error {
 	const hint = "the message of %s is in the queue again; see what becomes of it with: imgctl requests list"
 	if r.wait {
-		return &exitError{httpapi.CodeFailed, fmt.Sprintf(hint+"; it is no request yet, so there is none to wait for", id)}
+		return &exitError{Code: httpapi.CodeFailed, Message: fmt.Sprintf(hint+"; it is no request yet, so there is none to wait for", id)}
 	}
 	r.say(hint, id)
 	return r.output.print(r.stdout, askedResult(asked))

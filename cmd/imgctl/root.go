@@ -109,9 +109,9 @@ func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n
 func stopped(ctx context.Context, hint string) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &exitError{httpapi.CodeTimeout, "gave up waiting after --timeout" + hint}
+		return &exitError{Code: httpapi.CodeTimeout, Message: "gave up waiting after --timeout" + hint}
 	case ctx.Err() != nil:
-		return &exitError{httpapi.CodeCancelled, "stopped waiting" + hint}
+		return &exitError{Code: httpapi.CodeCancelled, Message: "stopped waiting" + hint}
 	}
 	return nil
 }

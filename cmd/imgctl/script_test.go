@@ -15,11 +15,13 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd"
 	imgctl "github.com/imgd/imgd/cmd/imgctl"
+	"github.com/imgd/imgd/version"
 )
 
 var update = flag.Bool("update", false, "write what cmp compares into the scripts anew")
@@ -59,7 +61,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ref": setRef, "publish": publish, "becomes": becomes, "now": now, "served": served, "event": addEvent,
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
-			"admit": admit, "letter": letter, "grows": grows, "restarts": restarts,
+			"admit": admit, "claimed": claimed, "letter": letter, "grows": grows, "restarts": restarts,
 		},
 	})
 }
@@ -109,6 +111,14 @@ func admit(ts *testscript.TestScript, _ bool, args []string) {
 	status := imgd.StatusOf(rel.Request, imgd.Publishing)
 	status.Tries, status.Release, status.Error = 3, rel.ID, &imgd.StatusError{Kind: "error", Message: args[2]}
 	w.change(func() { w.statuses[rel.Request.ID] = status })
+}
+
+// claimed TAG leaves a release open that another CI has pushed.
+func claimed(ts *testscript.TestScript, _ bool, args []string) {
+	rel := imgd.Release{Image: "tools/lint", Pushed: true, Root: ocispec.Descriptor{Digest: digest.FromString(args[0])},
+		Request: imgd.Request{ID: strings.Repeat("0f", 16)}, Tags: []imgd.ReleaseTag{{Name: args[0], Kind: version.KindVersion}}}
+	_, err := worldOf(ts).index.Admit(contextOf(ts), rel, "")
+	ts.Check(err)
 }
 
 // becomes STATE [KIND MESSAGE [FILE LINE CODE]] says what the next requests end as.

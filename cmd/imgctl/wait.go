@@ -80,7 +80,7 @@ func (w *waiting) end(r httpapi.RequestAnswer) error {
 	case imgd.Unchanged, imgd.Superseded:
 		w.say("%s%s", r.State, message)
 	default:
-		return &exitError{endCode(r.Status), fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
+		return &exitError{Code: endCode(r.Status), Message: fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
 	}
 	return nil
 }
