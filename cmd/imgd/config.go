@@ -78,7 +78,7 @@ type RegistryConfig struct {
 	PlainHTTP bool `yaml:"plainHTTP"`
 	// Absolute path of certificates (PEM) that sign registries', beside the system's. The embedded buildkitd trusts them for `registry.address` and the projects' `repositories`.
 	CAFile string `yaml:"caFile"`
-	// Directory with docker's `config.json`: logins and credential helpers, for imgd and its builds. It is read anew for each use.
+	// Directory with docker's `config.json`: logins and credential helpers, for imgd and its builds. They are read anew every few minutes and for each build.
 	DockerConfig string `yaml:"dockerConfig" unset:"$DOCKER_CONFIG, else ~/.docker"`
 	// host:port where the one in process listens. Its address is part of the repositories' names, so keep it.
 	Listen string `yaml:"listen"`

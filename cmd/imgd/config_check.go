@@ -89,7 +89,7 @@ func (c Config) files() map[string]string {
 // validateProjects checks the projects. No two may share a name, an image, or a
 // repository, whose tags they would settle against each other.
 func (c *config) validateProjects() {
-	projects, owners := c.projects(c.registryHost()), map[string]string{}
+	projects, owners := c.projects(c.registryHost()), map[string]int{}
 	for i, p := range c.Projects {
 		c.validateProject(p, fmt.Sprintf("projects[%d]", i))
 		things := []string{"name " + p.Name, "image " + p.Image}
@@ -100,8 +100,8 @@ func (c *config) validateProjects() {
 			what, value, _ := strings.Cut(thing, " ")
 			key := fmt.Sprintf("projects[%d].%s", i, strings.Replace(what, "repository", "repositories", 1))
 			owner, taken := owners[thing]
-			c.bad(!taken || value == "", key, "%s is used twice, also by project %s", value, owner)
-			owners[thing] = p.Name
+			c.bad(!taken || value == "", key, "%s is used twice, also by projects[%d]", redacted(value), owner)
+			owners[thing] = i
 		}
 	}
 }

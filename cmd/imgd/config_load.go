@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -62,8 +64,12 @@ type config struct {
 	wrong  complaints
 }
 
-// complain notes what is wrong with a key, where it stands, or what it is in.
+// complain notes what is wrong with a key, where it stands, or what it is in;
+// once for each key, as the first is what the others come from.
 func (c *config) complain(key, format string, args ...any) {
+	if slices.ContainsFunc(c.wrong, func(w complaint) bool { return w.key == key }) {
+		return
+	}
 	at, ok := c.places[key]
 	for up := key; !ok && up != ""; {
 		up = up[:max(strings.LastIndexAny(up, ".["), 0)]
@@ -144,7 +150,7 @@ func (c *config) decode(text []byte) {
 		return
 	}
 	if err != nil {
-		c.wrong = append(c.wrong, complaint{syntaxPlace(c.file, err), "", "this is no YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")})
+		c.wrong = append(c.wrong, syntax(c.file, err))
 		return
 	}
 	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
@@ -155,16 +161,15 @@ func (c *config) decode(text []byte) {
 	}
 }
 
-// syntaxPlace finds the line that yaml's error names.
-func syntaxPlace(file string, err error) place {
-	at := place{source: file}
-	for _, form := range []string{"line %d", "line %d, column %d"} {
-		if i := strings.Index(err.Error(), "line "); i >= 0 {
-			_, _ = fmt.Sscanf(err.Error()[i:], form, &at.line, &at.column) // what does not fit stays 0
-		}
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?line ([0-9]+)(?:, column ([0-9]+))?: `)
+
+// syntax is what yaml's error says, at the line that it names.
+func syntax(file string, err error) complaint {
+	c := complaint{place{source: file}, "", "this is no YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
+	if found := yamlLine.FindStringSubmatch(err.Error()); found != nil {
+		c.line, _ = strconv.Atoi(found[1]) // digits
+		c.column, _ = strconv.Atoi(cmp.Or(found[2], "1"))
+		c.text = "this is no YAML: " + err.Error()[len(found[0]):]
 	}
-	if at.line > 0 {
-		at.column = max(at.column, 1)
-	}
-	return at
+	return c
 }

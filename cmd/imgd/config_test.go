@@ -65,7 +65,7 @@ func TestConfigRefuses(t *testing.T) {
 		"engine":            {"index: {engine: jetstream}", nil, "index.engine"},
 		"project name":      {"projects: [{name: Hello, git: g, image: i}]", nil, "Hello"},
 		"two of one name":   {"projects: [{name: a, git: g, image: i}, {name: a, git: g, image: j}]", nil, "twice"},
-		"two of one image":  {"projects: [{name: a, git: g, image: i}, {name: b, git: g, image: i}]", nil, "also by project a"},
+		"two of one image":  {"projects: [{name: a, git: g, image: i}, {name: b, git: g, image: i}]", nil, "also by projects[0]"},
 		"two of one repo":   {"projects: [{name: a, git: g, image: i, repositories: ['r.test/x']}, {name: b, git: g, image: j, repositories: ['r.test/x']}]", nil, "r.test/x is used twice"},
 		"NATS credentials":  {"nats: {url: 'nats://user:secret@host:4222'}", nil, "nats.url"},
 		"registry URL":      {"registry: {address: 'https://r.test'}", nil, "registry.address"},

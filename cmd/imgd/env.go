@@ -39,30 +39,27 @@ func each(v reflect.Value, path string, f func(key string, field reflect.StructF
 	}
 }
 
-// setScalar sets the field to what the text says.
-func setScalar(field reflect.Value, text string) (err error) {
+// setScalar sets the field to what the text says; on error it stays.
+func setScalar(field reflect.Value, text string) error {
+	var value any
+	var err error
 	switch field.Interface().(type) {
 	case string:
-		field.SetString(text)
+		value = text
 	case []string:
-		field.Set(reflect.ValueOf(strings.Split(text, ",")))
+		value = strings.Split(text, ",")
 	case bool:
-		var b bool
-		b, err = strconv.ParseBool(text)
-		field.SetBool(b)
+		value, err = strconv.ParseBool(text)
 	case int:
-		var n int
-		n, err = strconv.Atoi(text)
-		field.SetInt(int64(n))
+		value, err = strconv.Atoi(text)
 	case time.Duration:
-		var d time.Duration
-		d, err = time.ParseDuration(text)
-		field.SetInt(int64(d))
+		value, err = time.ParseDuration(text)
 	default:
 		return fmt.Errorf("it stands only in the config file")
 	}
 	if err != nil {
 		return fmt.Errorf("want %s, not %q", wanted(field.Type()), text)
 	}
+	field.Set(reflect.ValueOf(value))
 	return nil
 }

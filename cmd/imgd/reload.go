@@ -83,6 +83,9 @@ func (d *daemon) take() (httpapi.Reloaded, error) {
 	}
 	old := *d.live.config.Load()
 	next, restart := merge(old, read)
+	if err := next.fits(d.stack.Registry); err != nil {
+		return httpapi.Reloaded{}, err
+	}
 	projects := next.projects(d.stack.Registry)
 	hooks, secrets, err := newHooks(next, projects, d.hooksConfig())
 	if err != nil {
@@ -145,6 +148,15 @@ func merge(old, read Config) (next Config, restart []string) {
 	})
 	slices.Sort(restart)
 	return next, restart
+}
+
+// fits says what is wrong with a config that is part old and part new: each was
+// good by itself.
+func (c Config) fits(registry string) error {
+	c.Registry.Address = registry
+	all := &config{Config: c, file: "together with the keys that wait for a restart"}
+	all.validateProjects()
+	return all.err()
 }
 
 // changes are the keys, but projects, that differ.
