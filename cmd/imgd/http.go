@@ -19,7 +19,7 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Projects: d.pipeline.Projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus,
 		Logs: d.builder, Events: eventStream{d.bus}, Hooks: d.hooks,
-		Checks: d.checks(ctx), Gauges: d.gauges(),
+		Checks: d.checks(ctx), Gauges: d.gauges(), Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
 	})

@@ -155,9 +155,10 @@ type Config struct {
 	// know who sent something, and bounds what it reads and for how long. nil:
 	// there is nothing.
 	Hooks   http.Handler
-	Checks  []Check // of /readyz, and imgd_up of /metrics
-	Gauges  Gauges  // of /metrics
-	Version Version // of this daemon
+	Checks  []Check        // of /readyz, and imgd_up of /metrics
+	Gauges  Gauges         // of /metrics
+	Probes  func() []Probe // of /v1/check; default: none
+	Version Version        // of this daemon
 
 	// Local says that the listener is on loopback. Then requests are served if
 	// they name a loopback host, which a web page that rebinds its own name does
@@ -196,6 +197,9 @@ func New(config Config) *API {
 	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
+	}
+	if config.Probes == nil {
+		config.Probes = func() []Probe { return nil }
 	}
 	a := &API{Config: config}
 	a.health = health{checks: config.Checks, now: config.Now}

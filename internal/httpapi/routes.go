@@ -25,7 +25,9 @@ func (a *API) routes() http.Handler {
 	for path, methods := range map[string]map[string]method{
 		"/v1/images":                    {http.MethodGet: a.listImages},
 		"/v1/images/{rest...}":          {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
+		"/v1/projects":                  {http.MethodGet: a.listProjects},
 		"/v1/projects/{project}/builds": {http.MethodPost: a.askBuild},
+		"/v1/check":                     {http.MethodPost: a.check},
 		"/v1/requests":                  {http.MethodGet: a.listRequests},
 		"/v1/requests/{id}":             {http.MethodGet: a.getRequest},
 		"/v1/requests/{id}/cancel":      {http.MethodPost: command(a.cancelRequest)},
