@@ -47,6 +47,7 @@ var confined = map[string][]string{
 	"github.com/prometheus":                 {"internal/httpapi"},
 	"github.com/Masterminds/semver":         {"version", "builder"},
 	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish"},
+	"github.com/itchyny/gojq":               {"cmd/imgctl"},
 }
 
 // effects are packages of the standard library that only these packages' code may use: the domain and the pure rules do nothing by

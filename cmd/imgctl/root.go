@@ -19,16 +19,22 @@ type app struct {
 	stdout, stderr io.Writer
 	find           finder
 	timeout        time.Duration // --timeout, 0 if not given
+	noColor        bool          // --no-color
 }
 
-// run is imgctl. It reads nothing from stdin.
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
+// run is imgctl. It reads nothing from stdin. An error that it answers is shown
+// already.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	a := &app{stdout: stdout, stderr: stderr, find: finder{getenv: os.Getenv}}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		a.say("%s %v", a.palette(stderr).paint(red, "imgctl:"), err)
+	}
+	return err
 }
 
 func (a *app) root() *cobra.Command {
@@ -54,9 +60,16 @@ the first that is given decides. A data directory names the address in endpoints
 	flags.StringVar(&a.find.server, "server", "", "URL of the daemon, as http://127.0.0.1:7070")
 	flags.StringVar(&a.find.data, "data", "", "data directory of the daemon on this machine")
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f, else 2m)")
+	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also where stdout or stderr is a terminal; NO_COLOR and TERM=dumb say so too")
+	completeFlag(root, "server", cobra.NoFileCompletions)
+	completeFlag(root, "timeout", cobra.NoFileCompletions)
+	completeFlag(root, "data", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
-	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.requestsCommand(), a.releasesCommand(),
-		a.logsCommand(), a.eventsCommand(), a.versionCommand())
+	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
+		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
+		a.completionCommand(), a.manCommand())
 	return root
 }
 
