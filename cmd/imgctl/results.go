@@ -110,22 +110,14 @@ func valuesOf(answer httpapi.RequestAnswer) values {
 	}
 }
 
-// lines are name=text. What has no line of its own, or means something to a
-// shell that reads the file, becomes '-' as in a tag: only a version that is an
-// odd git tag has such.
+// lines are name=text. They are safe for a shell that reads the file: what may
+// be an image, a tag, a digest or a version has neither spaces nor quotes nor $.
 func (v values) lines(named func(string) string) []byte {
 	var out strings.Builder
 	for _, v := range v {
-		fmt.Fprintf(&out, "%s=%s\n", named(v.name), strings.Map(harmless, v.text))
+		fmt.Fprintf(&out, "%s=%s\n", named(v.name), v.text)
 	}
 	return []byte(out.String())
-}
-
-func harmless(r rune) rune {
-	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-+/:@", r) {
-		return r
-	}
-	return '-'
 }
 
 // metadataOf is what docker buildx build --metadata-file writes of a push, and

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
@@ -88,11 +89,15 @@ func TestCheckIsBounded(t *testing.T) {
 				return "", fmt.Errorf("ask git.test: %w", ctx.Err())
 			}))
 		}
+		began := time.Now()
 		got := httpapi.LookAt(t.Context(), append(probes, probed("nats", "", func(context.Context) (string, error) { return "", nil })))
 		for i, c := range got.Items[:40] {
 			if want := "no answer within 10s: ask git.test: context deadline exceeded"; c.OK || c.Error != want || c.TookMS != 10_000 || c.Name != fmt.Sprint("git ", i) {
 				t.Errorf("got %+v, want %q", c, want)
 			}
+		}
+		if took := time.Since(began); took != 30*time.Second {
+			t.Errorf("40 that hang took %s, want three turns of 16 at a time", took)
 		}
 		if last := got.Items[40]; !last.OK || got.OK {
 			t.Errorf("got %+v", last)
