@@ -27,7 +27,7 @@ import (
 // A scriptWorld is one daemon with all its parts in it, which all scripts share. Each has a project, an image and a
 // repository of its own, by the script's name.
 type scriptWorld struct {
-	ctx    context.Context //nolint:containedctx // the commands of a script have no other way to it
+	ctx    context.Context // of the test; the commands of a script have no other way to it
 	bin    string
 	git    string // directory of the git server
 	repos  map[string]*kit.Repo

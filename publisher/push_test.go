@@ -7,16 +7,32 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// uploads says how many uploads were begun and not ended, by the places that
-// the registry gave them.
-type uploads map[string]bool
+// uploads are those that were to be cancelled, by the places that the registry
+// gave them.
+type uploads struct {
+	mu     sync.Mutex
+	places map[string]bool // guarded by mu
+}
 
-func (u uploads) open(reg *registry) int {
+func (u *uploads) note(place string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.places == nil {
+		u.places = map[string]bool{}
+	}
+	u.places[place] = true
+}
+
+// open says how many the registry still has.
+func (u *uploads) open(reg *registry) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	n := 0
-	for place := range u {
+	for place := range u.places {
 		if status, _, _ := reg.direct("GET", strings.TrimPrefix(place, "/v2/"), "", nil); status == http.StatusNoContent {
 			n++
 		}
@@ -80,10 +96,10 @@ func TestCanPushFaults(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			begun := uploads{}
+			var begun uploads
 			reg.misbehave(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == "DELETE" {
-					begun[r.URL.Path+"?"+r.URL.RawQuery] = true
+					begun.note(r.URL.Path + "?" + r.URL.RawQuery)
 				}
 				row.broken(w, r)
 			})
@@ -93,7 +109,7 @@ func TestCanPushFaults(t *testing.T) {
 			}
 			reg.misbehave(nil)
 			if open := begun.open(reg); (open > 0) != row.open {
-				t.Errorf("%d uploads are open, of %d", open, len(begun))
+				t.Errorf("%d uploads are open", open)
 			}
 		})
 	}
