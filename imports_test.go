@@ -52,6 +52,7 @@ var confined = map[string][]string{
 	"go.opentelemetry.io/contrib":           {"cmd/imgd"},
 	"github.com/Masterminds/semver":         {"version", "builder"},
 	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish", "internal/client"},
+	"github.com/itchyny/gojq":               {"cmd/imgctl"},
 }
 
 // effects are packages of the standard library that only these packages' code may use: the domain and the pure rules do nothing by

@@ -121,8 +121,8 @@ func (p *Pipeline) pushed(ctx context.Context, in Pushed, id string) (rel Releas
 	if err != nil {
 		return rel, err
 	}
-	if rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, rel.Repositories, root); err != nil {
-		return rel, fmt.Errorf("capture %s: %w", root, err)
+	if err := p.capture(ctx, root, &rel); err != nil {
+		return rel, err
 	}
 	return rel, in.fits(rel)
 }
@@ -176,7 +176,11 @@ func (p *Pipeline) resolved(ctx context.Context, in Pushed, repositories []strin
 
 // admitPushed claims the tag, or answers the release that has it already.
 func (p *Pipeline) admitPushed(ctx context.Context, in Pushed, candidate Release) (_ Release, created bool, _ error) {
-	rel, err := p.Index.Admit(ctx, candidate, "")
+	var rel Release
+	err := p.observed(ctx, StageAdmit, candidate.Request, func(ctx context.Context) (err error) {
+		rel, err = p.Index.Admit(ctx, candidate, "")
+		return err
+	})
 	if err == nil {
 		return rel, true, nil
 	}

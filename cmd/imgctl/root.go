@@ -20,16 +20,22 @@ type app struct {
 	stdout, stderr io.Writer
 	find           shared.Finder
 	timeout        time.Duration // --timeout, 0 if not given
+	noColor        bool          // --no-color
 }
 
-// run is imgctl. It reads nothing from stdin.
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
+// run is imgctl. It reads nothing from stdin. An error that it answers is shown
+// already.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	a := &app{stdout: stdout, stderr: stderr, find: shared.Finder{Getenv: os.Getenv}}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		a.say("%s %v", a.palette(stderr).paint(red, "imgctl:"), err)
+	}
+	return err
 }
 
 func (a *app) root() *cobra.Command {
@@ -54,9 +60,16 @@ the first that is given decides. A data directory names the address in endpoints
 	flags := root.PersistentFlags()
 	a.find.Flags(flags)
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f, else 2m)")
+	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also where stdout or stderr is a terminal; NO_COLOR and TERM=dumb say so too")
+	completeFlag(root, "server", cobra.NoFileCompletions)
+	completeFlag(root, "timeout", cobra.NoFileCompletions)
+	completeFlag(root, "data", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
-	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.requestsCommand(), a.releasesCommand(),
-		a.logsCommand(), a.eventsCommand(), a.publishCommand(), a.versionCommand())
+	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
+		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.publishCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
+		a.completionCommand(), a.manCommand())
 	return root
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd"
 	imgctl "github.com/imgd/imgd/cmd/imgctl"
@@ -39,8 +38,12 @@ type (
 // TestScripts runs testdata/script. Each script has a daemon of its own, at
 // IMGD_SERVER.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	testscript.Run(t, params(t, "testdata/script"))
+}
+
+func params(t *testing.T, dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		UpdateScripts:       *update,
 		Setup: func(env *testscript.Env) error {
@@ -62,8 +65,9 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "ref": setRef, "publish": publish, "becomes": becomes, "now": now, "served": served, "event": addEvent,
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
 			"admit": admit, "claimed": claimed, "letter": letter, "grows": grows, "restarts": restarts,
+			"probe": probe, "reloads": reloads, "slow": slow, "state": state, "example": example,
 		},
-	})
+	}
 }
 
 func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
@@ -303,20 +307,6 @@ func request(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("there are %d requests", len(found))
 	}
 	ts.Setenv(args[0], found[0])
-}
-
-// Whoever asks for help learns by example.
-func TestEveryCommandHasAnExample(t *testing.T) {
-	var walk func(*cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Example == "" || cmd.Short == "" || !strings.Contains(cmd.Example, "imgctl ") {
-			t.Errorf("%s has no example or no description", cmd.CommandPath())
-		}
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	walk(imgctl.Root())
 }
 
 // What is taken for IMAGE:TAG stands in a path as it is.

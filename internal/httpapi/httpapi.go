@@ -165,10 +165,11 @@ type Config struct {
 	// Reload reads the config anew. Its error says all that is wrong with it, and
 	// nothing has changed then. nil: the config cannot be reloaded.
 	Reload  func(ctx context.Context) (Reloaded, error)
-	Checks  []Check  // of /readyz, and imgd_up of /metrics
-	Gauges  Gauges   // of /metrics
-	Metrics *Metrics // what it counts; default: of HTTP requests only
-	Version Version  // of this daemon
+	Checks  []Check        // of /readyz, and imgd_up of /metrics
+	Gauges  Gauges         // of /metrics
+	Metrics *Metrics       // what it counts; default: of HTTP requests only
+	Probes  func() []Probe // of /v1/check; default: none
+	Version Version        // of this daemon
 
 	// Traces takes the spans of HTTP requests. Default: none are made.
 	Traces trace.TracerProvider
@@ -213,6 +214,9 @@ func New(config Config) *API {
 	}
 	if config.Metrics == nil {
 		config.Metrics = NewMetrics(nil)
+	}
+	if config.Probes == nil {
+		config.Probes = func() []Probe { return nil }
 	}
 	a := &API{Config: config}
 	a.health = health{checks: config.Checks, now: config.Now}
