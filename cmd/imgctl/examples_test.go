@@ -43,6 +43,7 @@ const events = `-- published.json --
 // unusual is what the examples of some commands find beyond that.
 var unusual = map[string]string{
 	"imgctl":                 "state " + exampleID + " failed\n",
+	"imgctl publish":         "served v1.5.0 sha256:" + strings.Repeat("0", 64) + "\n",
 	"imgctl logs":            "state " + exampleID + " published\n",
 	"imgctl requests":        "state " + exampleID + " failed\n",
 	"imgctl requests show":   "state " + exampleID + " failed\n",

@@ -184,14 +184,18 @@ func now(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// served TAG WHAT makes the registry serve something else, or with - nothing.
+// served TAG WHAT makes the registry serve something else, a digest as it is, or with - nothing.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	w.change(func() {
 		delete(w.served, repo+":"+args[0])
+		d := digest.Digest(args[1])
+		if d.Validate() != nil {
+			d = digest.FromString(args[1])
+			ts.Setenv(args[1], d.String())
+		}
 		if args[1] != "-" {
-			w.served[repo+":"+args[0]] = digest.FromString(args[1])
-			ts.Setenv(args[1], digest.FromString(args[1]).String())
+			w.served[repo+":"+args[0]] = d
 		}
 	})
 }

@@ -69,11 +69,11 @@ and where no daemon runs, that is index/ in the data directory. One line of JSON
 	}
 	const zeros = "0000000000000000000000000000000000000000"
 	d := "sha256:" + zeros + zeros[:24]
-	for i, more := range []string{"", " --label env=prod --ttl 7d", " --index ./index --registry registry.example.com"} {
+	for i, more := range []string{"", " --label env=prod --ttl 7d", " --index ./images --no-verify"} {
 		if i > 0 {
 			cmd.Example += "\n"
 		}
-		cmd.Example += "  " + p.Name + " --image myorg/app --tag v1.5.0 --digest " + d + " --source https://git.example.com/myorg/app@" + zeros + more
+		cmd.Example += "  " + p.Name + " --image demo/hello --tag v1.5.0 --digest " + d + " --source https://git.example.com/demo/hello@" + zeros + more
 	}
 	p.flags(cmd)
 	return cmd
