@@ -33,13 +33,13 @@ const reportTime = 10 * time.Second
 // registry first, unless it is told not to, and never writes there. Errors:
 // ErrInvalid; ErrNotFound if a repository does not have the tag; ErrDiffers, and
 // ErrConflict of a tag that names another image or is of another kind, both with
-// the digests in a *MismatchError. A conflict leaves index and registry as they
-// are, and is told as drift.
+// the digests in a *MismatchError. They leave index and registry as they are, and
+// where these do not agree about the tag, drift is told.
 //
 // It does not use the queue: who asks waits. After any other error, and after a
 // crash at any moment, the release may stand admitted: then it comes with the
-// error, and the sweep takes it to its end. To repeat the command is safe, and
-// answers that release.
+// error, and the sweep takes it to its end. ErrRefused if an operator has given it
+// up meanwhile. To repeat the command is safe, and answers what is there.
 func (p *Pipeline) Record(ctx context.Context, in Pushed) (_ Release, created bool, _ error) {
 	what := fmt.Sprintf("record %s:%s as %s", in.Image, in.Tag, in.Digest)
 	if err := in.Check(); err != nil {
@@ -77,9 +77,10 @@ func (p *Pipeline) record(ctx context.Context, in Pushed) (Release, bool, error)
 			rel, err = p.Drive(ctx, rel)
 		}
 		if err == nil && !created {
-			p.compare(ctx, candidate, rel)
+			p.compareWith(ctx, candidate, rel)
 		}
-		if err == nil || !isOver(err) || tries == recordTries {
+		// Who lost the tag to others decides anew, but not who was given up himself.
+		if err == nil || !isOver(err) || tries == recordTries || created && errors.Is(err, ErrRefused) {
 			return rel, created, err
 		}
 	}
@@ -117,14 +118,18 @@ func (p *Pipeline) pushed(ctx context.Context, in Pushed, id string) (rel Releas
 		in.unread(&rel)
 		return rel, nil
 	}
-	root, err := p.resolved(ctx, in, rel.Repositories)
-	if err != nil {
-		return rel, err
+	roots, err := p.resolved(ctx, in, rel.Repositories)
+	if err == nil {
+		if err := p.capture(ctx, roots[0], &rel); err != nil {
+			return rel, err
+		}
+		err = in.fits(rel)
 	}
-	if err := p.capture(ctx, root, &rel); err != nil {
-		return rel, err
+	if errors.Is(err, ErrDiffers) {
+		has, _ := p.Lookup.Wanted(in.Image, in.Tag)
+		p.compare(ctx, has, in.Tag, rel.Repositories, roots)
 	}
-	return rel, in.fits(rel)
+	return rel, err
 }
 
 // pushedTo are the repositories that hold the image: those that config names,
@@ -151,27 +156,31 @@ func (p *Pipeline) pushedTo(in Pushed) ([]string, error) {
 	return nil, fmt.Errorf("no registry of image %s is known: name its host by --registry, or record it unseen by --no-verify: %w", in.Image, ErrInvalid)
 }
 
-// resolved is what the tag names in every repository.
-func (p *Pipeline) resolved(ctx context.Context, in Pushed, repositories []string) (root digest.Digest, err error) {
+// resolved are the roots that the tag names, by repository: the same in all, or
+// it is ErrDiffers.
+func (p *Pipeline) resolved(ctx context.Context, in Pushed, repositories []string) (roots []digest.Digest, err error) {
 	for _, repository := range repositories {
 		there, err := p.Capturer.Resolve(ctx, repository, in.Tag)
 		if errors.Is(err, ErrNotFound) {
-			return "", fmt.Errorf("%s has no tag %s, push it first: %w", repository, in.Tag, err)
+			return nil, fmt.Errorf("%s has no tag %s, push it first: %w", repository, in.Tag, err)
 		}
 		if err != nil {
-			return "", fmt.Errorf("read %s:%s: %w", repository, in.Tag, err)
+			return nil, fmt.Errorf("read %s:%s: %w", repository, in.Tag, err)
 		}
-		if root != "" && there.Digest != root {
-			found := there.Digest
-			if found == in.Digest {
-				found = root
-			}
-			return "", in.differs(found, "%s:%s names %s, and in %s it names %s: all repositories of an image must hold the same",
-				repository, in.Tag, there.Digest, repositories[0], root)
-		}
-		root = there.Digest
+		roots = append(roots, there.Digest)
 	}
-	return root, nil
+	for i, root := range roots {
+		if root == roots[0] {
+			continue
+		}
+		found := root
+		if found == in.Digest {
+			found = roots[0]
+		}
+		return roots, in.differs(found, "%s:%s names %s, and in %s it names %s: all repositories of an image must hold the same",
+			repositories[i], in.Tag, root, repositories[0], roots[0])
+	}
+	return roots, nil
 }
 
 // admitPushed claims the tag, or answers the release that has it already.
@@ -189,20 +198,31 @@ func (p *Pipeline) admitPushed(ctx context.Context, in Pushed, candidate Release
 	case errors.Is(err, ErrUnchanged) && has.ID != "":
 		return has, false, nil
 	case errors.Is(err, ErrConflict):
-		p.compare(ctx, candidate, has)
+		p.compareWith(ctx, candidate, has)
 		return rel, false, &MismatchError{Wanted: in.Digest, Found: has.Root.Digest, Err: err}
 	}
 	return rel, false, err
 }
 
-// compare tells of drift where the registry, as the candidate was read, has
-// another root under the tag than the published release that has it.
-func (p *Pipeline) compare(ctx context.Context, candidate, has Release) {
-	if !candidate.Read() || !has.Read() || has.State != ReleasePublished || has.Root.Digest == candidate.Root.Digest {
+// compareWith tells of drift where the registry, as the candidate was read, has
+// another root under the tag than the release that has it in the index.
+func (p *Pipeline) compareWith(ctx context.Context, candidate, has Release) {
+	if candidate.Read() {
+		roots := slices.Repeat([]digest.Digest{candidate.Root.Digest}, len(candidate.Repositories))
+		p.compare(ctx, has, candidate.Tags[0].Name, candidate.Repositories, roots)
+	}
+}
+
+// compare tells of drift where a repository has another root under the tag than
+// the published release that has it.
+func (p *Pipeline) compare(ctx context.Context, has Release, tag string, repositories []string, roots []digest.Digest) {
+	if !has.Read() || has.State != ReleasePublished {
 		return
 	}
-	for _, repository := range candidate.Repositories {
-		p.drifted(ctx, has, repository, candidate.Tags[0].Name, candidate.Root.Digest)
+	for i, root := range roots {
+		if root != has.Root.Digest {
+			p.drifted(ctx, has, repositories[i], tag, root)
+		}
 	}
 }
 

@@ -172,6 +172,26 @@ func (o overtaken) Admit(ctx context.Context, rel imgd.Release, known string) (i
 	return out, err
 }
 
+// What an operator gives up while it is recorded is not taken up again.
+func TestRecordIsDropped(t *testing.T) {
+	w := newWorld(t)
+	in := pushed("v1.0.0", w.push(otherRepo, "v1.0.0", "one"))
+	p := w.recorder()
+	p.Index = overtaken{w, func() {
+		if _, err := w.pipeline().Drop(t.Context(), w.index.Open()[0].Request.ID, "dropped by ada"); err != nil {
+			t.Error(err)
+		}
+	}}
+	rel, _, err := p.Record(t.Context(), in)
+	if !errors.Is(err, imgd.ErrRefused) || rel.State != imgd.ReleaseAbandoned {
+		t.Errorf("got %q, %v; want it abandoned", rel.State, err)
+	}
+	if n := len(w.index.Published(0)); n != 0 {
+		t.Errorf("%d releases are published", n)
+	}
+	w.record(in, true)
+}
+
 // Two commands about one image do not work at a time: what is read last of a
 // moving tag is entered last.
 func TestRecordInOrder(t *testing.T) {

@@ -124,6 +124,8 @@ func (r reader) Resolve(ctx context.Context, repository, ref string) (d ocispec.
 // ReportDrift notes each drift once, as the stream does.
 func (w *world) ReportDrift(ctx context.Context, d imgd.Drift) error {
 	return w.effect(ctx, "drift", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if !slices.Contains(w.drifts, d) {
 			w.drifts = append(w.drifts, d)
 		}

@@ -29,11 +29,7 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 		return httpapi.Recorded{}, httpapi.AsProblem(err)
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	config := publisher.Config{Log: log}
-	if p.plainHTTP {
-		config.PlainHTTP = []string{in.Registry}
-	}
-	registry := publisher.New(config)
+	registry := &laterRegistry{}
 	x, err := index.Open(index.Config{Dir: dir, History: nobody{}, Registry: registry})
 	if errors.Is(err, index.ErrInUse) {
 		return httpapi.Recorded{}, fmt.Errorf("%w; to go through the imgd that has it open, say --server URL", err)
@@ -42,6 +38,14 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 		return httpapi.Recorded{}, err
 	}
 	defer func() { err = errors.Join(err, x.Close()) }()
+	config := publisher.Config{Log: log}
+	if p.plainHTTP {
+		config.PlainHTTP = []string{in.Registry}
+		for _, repository := range x.Repositories(in.Image) {
+			config.PlainHTTP = append(config.PlainHTTP, imgd.Host(repository))
+		}
+	}
+	registry.Publisher = publisher.New(config)
 	pipeline := &imgd.Pipeline{Git: nobody{}, Builder: nobody{}, Capturer: registry, Tagger: registry, Index: x, Lookup: x, Asker: nobody{}, Log: log}
 	rel, created, err := pipeline.Record(ctx, in)
 	switch {
@@ -55,6 +59,10 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 	}
 	return httpapi.RecordedOf(in, rel, created), nil
 }
+
+// laterRegistry is the index's before it is known which registries have no TLS:
+// that stands in the index. It is asked for nothing before.
+type laterRegistry struct{ *publisher.Publisher }
 
 // errNobody says that something was asked for that only a daemon does.
 var errNobody = errors.New("only an imgd that serves can do this; start it over this index")
