@@ -283,6 +283,13 @@ func TestOpenAPIAnswers(t *testing.T) {
 			t.Errorf("%s %s: %v", do.method, do.path, err)
 		}
 	}
+	scrape, err := kit.Get(t.Context(), s.daemon.HTTP+"/metrics")
+	s.must(err)
+	for _, row := range metricRow.FindAllStringSubmatch(string(readFile(t, filepath.Join(docs, "metrics.md"))), -1) {
+		if !strings.Contains(string(scrape), "\n# TYPE "+row[1]+" "+row[2]+"\n") {
+			t.Errorf("the daemon does not serve %s", row[1])
+		}
+	}
 	for operation, pointer := range c.operations() {
 		for status := range c.responses(pointer) {
 			if strings.HasPrefix(status, "2") && !c.seen[operation+" "+status] {
