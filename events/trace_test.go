@@ -42,7 +42,7 @@ func spansOf(t *testing.T, spans *tracetest.InMemoryExporter, name string, n int
 func attributeOf(s tracetest.SpanStub, key string) string {
 	for _, a := range s.Attributes {
 		if string(a.Key) == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""

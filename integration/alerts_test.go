@@ -12,6 +12,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/prometheus/common/model"
 	match "github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
@@ -200,7 +201,7 @@ func (s served) check(expr string) (wrong []string) {
 		}
 		have = append(slices.Clone(have), "job", "instance")
 		for _, m := range selector.LabelMatchers {
-			if m.Name != match.MetricName && !slices.Contains(have, m.Name) {
+			if m.Name != model.MetricNameLabel && !slices.Contains(have, m.Name) {
 				wrong = append(wrong, selector.Name+" has no label "+m.Name)
 			}
 			wrong = append(wrong, unknownValue(m)...)

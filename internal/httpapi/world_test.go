@@ -45,6 +45,7 @@ type world struct {
 	index *index.Index
 	api   *httpapi.API
 	url   string
+	doc   openAPI      // holds every answer
 	log   bytes.Buffer // of the API; read it when the server has stopped
 
 	mu         sync.Mutex
@@ -66,7 +67,7 @@ type world struct {
 
 func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	t.Helper()
-	w := &world{t: t, changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
+	w := &world{t: t, doc: readOpenAPI(t), changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
 		deliveries: map[string]bool{}, logs: map[string]string{}, resolved: func(string) {}}
 	var err error
 	w.index, err = index.Open(index.Config{Dir: t.TempDir(), History: w, Registry: registry{w}, Writer: "test", Now: func() time.Time { return epoch }})
@@ -436,7 +437,11 @@ func (w *world) do(method, path, body string, headers ...string) answer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(text)}
+	got := answer{resp.StatusCode, resp.Header, string(text)}
+	if err := w.doc.check(method, path, got); err != nil {
+		w.t.Error(err)
+	}
+	return got
 }
 
 func (w *world) get(path string) answer { w.t.Helper(); return w.do(http.MethodGet, path, "") }
