@@ -19,7 +19,7 @@ TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr
 
 # Debian packages that must be there to run imgd, and those that only the tests use.
 DEPS := runc git busybox-static ca-certificates util-linux
-TEST_DEPS := gcc libc6-dev strace
+TEST_DEPS := gcc libc6-dev openssh-client strace systemd
 
 # How long the integration tests may take. They build and run real images on two cores.
 INTEGRATION_TIMEOUT ?= 25m
@@ -41,7 +41,8 @@ tools: $(TOOLS:%=$(BIN)/%) ## Build buildkitd, buildctl, containerd, its shim an
 deps: ## Install what is missing from the system (runc, git, busybox-static, ...), or name it
 	@tools/deps.sh $(DEPS)
 
-# What only the tests need: a C compiler for the race detector, strace to see what is fsynced.
+# What only the tests need: a C compiler for the race detector, strace to see what is fsynced, ssh for the stand-in of a base
+# image, systemd-analyze for the unit.
 .PHONY: test-deps
 test-deps:
 	@tools/deps.sh $(DEPS) $(TEST_DEPS)

@@ -195,7 +195,9 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 	}
 	building, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	began := time.Now()
 	resp, err := b.solve(building, opt, follow)
+	took := time.Since(began)
 	if logErr := log.end(); logErr != nil {
 		b.cfg.Log.Warn("the build log is not complete", "request", req.ID, "error", logErr)
 	}
@@ -205,7 +207,8 @@ func (b *Builder) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 	}
 	root, err := pushed(resp.ExporterResponse)
 	if err == nil {
-		b.cfg.Log.Info("image is built and pushed by digest", "request", req.ID, exptypes.ExporterImageDigestKey, root.Digest)
+		b.cfg.Log.Info("image is built and pushed by digest", "request", req.ID, exptypes.ExporterImageDigestKey, root.Digest,
+			"took", took.Round(time.Microsecond).String())
 	}
 	return root, err
 }

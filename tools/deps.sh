@@ -13,6 +13,8 @@ there() { # package
     util-linux) command -v unshare ;;
     libc6-dev) [ -e /usr/include/stdlib.h ] ;;
     gcc) command -v cc ;;
+    openssh-client) command -v ssh ;;
+    systemd) command -v systemd-analyze ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }

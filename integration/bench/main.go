@@ -45,7 +45,9 @@ func (f figure) atMost(bound float64) figure {
 
 // benchmarks, by the name that ONLY chooses.
 var benchmarks = map[string]func(ctx context.Context, progress io.Writer) ([]figure, error){
-	"intake": intake,
+	"intake":          intake,
+	"overhead":        overhead,
+	"overhead-memory": memory,
 }
 
 func main() {

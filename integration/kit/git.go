@@ -24,6 +24,9 @@ const maxGitRequest = 32 << 20
 // same commits on every machine.
 var firstCommit = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 
+// FirstCommit is the date of a repository's first commit.
+func FirstCommit() time.Time { return firstCommit }
+
 // GitServer serves bare repositories over HTTP on a free port of the loopback, as a forge does: with partial clones
 // and fetches of any commit.
 type GitServer struct {
@@ -114,6 +117,18 @@ func (s *GitServer) Create(ctx context.Context, name string) (*Repo, error) {
 		}
 	}
 	return r, nil
+}
+
+// Import makes a repository of what the git repository in the directory dir has as HEAD, with its history. Its branch is main.
+func (s *GitServer) Import(ctx context.Context, name, dir string) (*Repo, error) {
+	r, err := s.Create(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := output(gitCommand(ctx, "-C", r.work, "pull", "-q", "--ff-only", dir, "HEAD")); err != nil {
+		return nil, err
+	}
+	return r, r.push(ctx, "HEAD")
 }
 
 // Commit writes the files (path to content) into the current branch, commits and returns the commit. Files not named
