@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
@@ -44,7 +46,7 @@ func startTracing(ctx context.Context, getenv func(string) string, log *slog.Log
 	}
 	// A collector that is away costs spans and nothing else.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces are not sent", "error", err) }))
-	return newTracing(ctx, sdk.WithBatcher(exporter))
+	return newTracing(ctx, sdk.WithBatcher(discreet{exporter}))
 }
 
 // traced reports whether a variable says where traces go.
@@ -63,6 +65,37 @@ func newTracing(ctx context.Context, opts ...sdk.TracerProviderOption) (*tracing
 	}
 	provider := sdk.NewTracerProvider(append(opts, sdk.WithResource(about))...)
 	return &tracing{provider: provider, sdk: provider}, nil
+}
+
+// A discreet exporter leaves the queries of URLs out of what containerd tells of
+// its calls: a registry may send who asks for a blob on to an address whose query
+// is the right to read it.
+type discreet struct{ sdk.SpanExporter }
+
+// ExportSpans implements sdk.SpanExporter.
+func (d discreet) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
+	shown := make([]sdk.ReadOnlySpan, len(spans))
+	for i, s := range spans {
+		shown[i] = discreetSpan{s}
+	}
+	return d.SpanExporter.ExportSpans(ctx, shown)
+}
+
+type discreetSpan struct{ sdk.ReadOnlySpan }
+
+// Attributes implements sdk.ReadOnlySpan.
+func (s discreetSpan) Attributes() []attribute.KeyValue {
+	all := slices.Clone(s.ReadOnlySpan.Attributes())
+	for i, a := range all {
+		switch a.Key {
+		case "url.full", "http.url":
+			address, _, _ := strings.Cut(a.Value.AsString(), "?")
+			all[i] = a.Key.String(address)
+		case "url.query":
+			all[i] = a.Key.String("")
+		}
+	}
+	return all
 }
 
 // close sends what has ended. That a collector is away then is no failure of

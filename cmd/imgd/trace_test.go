@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/attribute"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -252,5 +253,22 @@ func TestTracingIsOff(t *testing.T) {
 				t.Errorf("provider is %v", got.provider)
 			}
 		})
+	}
+}
+
+// What a registry's address says behind its question mark is nobody's to read.
+func TestTracesAreDiscreet(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	d, err := newTracing(t.Context(), sdk.WithSyncer(discreet{spans}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, span := d.provider.Tracer("test").Start(t.Context(), "GET")
+	span.SetAttributes(attribute.String("url.full", "https://blobs.test/sha256/ab?X-Amz-Signature=s3cret"), attribute.String("http.url", "https://r.test/?sig=s3cret"),
+		attribute.String("url.query", "s3cret"), attribute.Int("http.response.status_code", 200))
+	span.End()
+	got := fmt.Sprint(spans.GetSpans()[0].Attributes)
+	if strings.Contains(got, "s3cret") || !strings.Contains(got, "https://blobs.test/sha256/ab") || !strings.Contains(got, "200") {
+		t.Errorf("got %s", got)
 	}
 }
