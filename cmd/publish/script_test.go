@@ -43,12 +43,13 @@ func TestScripts(t *testing.T) {
 			w.host = strings.TrimPrefix(registry.URL, "http://")
 			env.Values[worldKey{}] = w
 			env.Setenv("REGISTRY", w.host)
+			env.Setenv("WIDE", strings.Replace(w.host, "127.0.0.1", "0.0.0.0", 1)) // the same, by a name that is not known to be this machine's
 			env.Setenv("SOURCE", "https://git.test/tools/lint@"+strings.Repeat("a", 40))
 			env.Setenv("IMGD_DATA", filepath.Join(env.WorkDir, "data"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "stop": stop, "silent": silent, "hangs": hangs},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "kills": kills, "silent": silent, "hangs": hangs},
 	})
 }
 
@@ -160,8 +161,8 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, "endpoints.json"), fmt.Appendf(nil, `{"http":%q}`, w.server.URL), 0o644))
 }
 
-// stop ends the daemon as a kill does: endpoints.json stays.
-func stop(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).stop() }
+// kills ends the daemon as a kill does: endpoints.json stays.
+func kills(ts *testscript.TestScript, _ bool, _ []string) { worldOf(ts).stop() }
 
 func (w *world) stop() {
 	if w.server != nil {
