@@ -111,6 +111,7 @@ type docWorld struct {
 	daemon *kit.Daemon
 	dir    string            // the shells' working directory
 	as     *strings.Replacer // what the documents name, as it is here
+	pushed string            // digest of what another CI has pushed
 }
 
 func newDocWorld(t *testing.T) *docWorld {
@@ -144,12 +145,24 @@ func newDocWorld(t *testing.T) *docWorld {
 		projects = append(projects, kit.ProjectConfig{Name: name, Git: repo.URL, Image: "demo/" + name})
 	}
 	w := &docWorld{dir: t.TempDir()}
-	config := kit.LocalConfig(projects...)
-	config.Build.Grace = "1s" // one hangs
-	w.daemon = kit.RunDaemon(t, t.TempDir(), config)
-	w.as = strings.NewReplacer("http://127.0.0.1:7070", w.daemon.HTTP, "nats://127.0.0.1:4222", w.daemon.NATS, "127.0.0.1:5000", w.daemon.Registry,
-		"/var/lib/imgd", w.daemon.Data(), "/etc/imgd", w.dir)
+	local := kit.LocalConfig(projects...)
+	local.Build.Grace = "1s" // one hangs
+	w.daemon = kit.RunDaemon(t, t.TempDir(), local)
+	address := strings.TrimPrefix(w.daemon.HTTP, "http://")
+	w.as = strings.NewReplacer("127.0.0.1:7070", address, "nats://127.0.0.1:4222", w.daemon.NATS, "127.0.0.1:5000", w.daemon.Registry,
+		"/var/lib/imgd", w.daemon.Data(), "/etc/imgd", w.dir, "/etc/bash_completion.d", w.dir, "${fpath[1]}", w.dir,
+		"~/.config/fish/completions", w.dir, "/usr/local/share/man/man1", w.dir)
+	config, err := os.ReadFile(filepath.Join(w.daemon.Dir, "imgd.yaml"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(w.dir, "imgd.yaml"), config, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.ask(t, "hello", "--wait")
+	if w.pushed, err = pushImage(t.Context(), w.daemon.Registry+"/demo/tool:v1.5.0"); err != nil {
+		t.Fatal(err)
+	}
 	return w
 }
 
@@ -233,6 +246,9 @@ func (w *docWorld) scriptOf(t *testing.T, c docCommand) string {
 	if streaming.MatchString(text) {
 		text, want = "timeout 2 "+text, "124"
 	}
+	if strings.HasPrefix(text, "go run ./") {
+		text = "(cd '" + checkout(t) + "' && " + text + ")"
+	}
 	before := ""
 	if strings.Contains(text, "$REQUEST") {
 		before = "REQUEST=" + w.request(t, text) + "\n"
@@ -250,7 +266,8 @@ func (w *docWorld) runScript(t *testing.T, script string) {
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-c", `sudo() { "$@"; }`+"\n"+script)
 	cmd.Dir = w.dir
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(imgctl)+":"+os.Getenv("PATH"), "IMGD_DATA="+w.daemon.Data())
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(imgctl)+":"+os.Getenv("PATH"), "IMGD_DATA="+w.daemon.Data(),
+		"DIGEST="+w.pushed, "COMMIT="+strings.Repeat("a", 40))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

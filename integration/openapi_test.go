@@ -184,7 +184,7 @@ var goldens = map[string]string{
 	"releases-none": "listReleases 200", "request": "getRequest 200", "request-unchanged": "getRequest 200", "requests": "listRequests 200",
 	"requests-dead": "listRequests 200", "requests-none": "listRequests 200", "requests-page": "listRequests 200", "retry": "retryRequest 202",
 	"retry-letter": "retryRequest 202", "retry-unreadable": "retryRequest 202", "tag": "getTag 200", "tag-platforms": "getTag 200", "verify": "verifyTag 200",
-	"verify-digest": "verifyTag 200", "version": "getVersion 200",
+	"verify-digest": "verifyTag 200", "version": "getVersion 200", "projects": "listProjects 200", "projects-page": "listProjects 200",
 }
 
 // holdGoldens holds the answers that package httpapi's tests compare byte by byte.
@@ -256,6 +256,9 @@ func TestOpenAPIAnswers(t *testing.T) {
 	letter := s.letter("not a request")
 	hook := `{"ref":"refs/heads/main","after":"` + strings.Repeat("a", 40) + `"}`
 	id, tag := requestOf(built), "/v1/images/"+image+"/tags/"+built.Tag
+	digest, err := pushImage(t.Context(), s.daemon.Registry+"/tools/lint:v1.0.0")
+	s.must(err)
+	pushed := `{"digest":"` + digest + `","source":"https://git.example.com/tools/lint@` + strings.Repeat("a", 40) + `"}`
 	for _, do := range []apiCall{
 		{"listImages", "GET", "/v1/images", "", 200, ""}, {"listImages", "GET", "/v1/images?limit=0", "", 400, ""},
 		{"getImage", "GET", "/v1/images/" + image, "", 200, ""}, {"getImage", "GET", "/v1/images/none", "", 404, ""},
@@ -274,6 +277,9 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"dropRequest", "POST", "/v1/requests/" + letter + "/drop", `{"reason":"no request"}`, 200, ""},
 		{"listReleases", "GET", "/v1/releases?open=1", "", 200, ""}, {"listReleases", "GET", "/v1/releases", "", 400, ""},
 		{"getEvents", "GET", "/v1/events?follow=0", "", 200, ""}, {"getEvents", "GET", "/v1/events?what=none", "", 400, ""},
+		{"listProjects", "GET", "/v1/projects", "", 200, ""}, {"check", "POST", "/v1/check", "", 200, ""}, {"reload", "POST", "/v1/reload", "", 200, ""},
+		{"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 201, ""}, {"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 200, ""},
+		{"publishTag", "POST", "/v1/images/tools/lint/tags/v2.0.0", pushed, 404, ""}, {"publishTag", "POST", tag, pushed, 409, ""},
 		{"getVersion", "GET", "/v1/version", "", 200, ""}, {"livez", "GET", "/livez", "", 200, ""}, {"readyz", "GET", "/readyz", "", 200, ""},
 		{"readyz", "GET", "/readyz?verbose", "", 200, ""}, {"metrics", "GET", "/metrics", "", 200, ""},
 		{"deliverWebhook", "POST", "/hooks/github/hello", hook, 202, "X-GitHub-Event: push"}, {"deliverWebhook", "POST", "/hooks/github/hello", `{"zen":""}`, 200, "X-GitHub-Event: ping"},

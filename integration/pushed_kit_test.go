@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -36,11 +37,31 @@ func (c otherCI) tag(image, tag string) name.Tag {
 
 func (c otherCI) image(arch string) v1.Image {
 	c.Helper()
-	img, err := random.Image(256, 1)
-	c.must(err)
-	img, err = mutate.ConfigFile(img, &v1.ConfigFile{OS: "linux", Architecture: arch, RootFS: v1.RootFS{Type: "layers"}})
+	img, err := imageFor(arch)
 	c.must(err)
 	return img
+}
+
+// imageFor is an image of no use for linux on arch, another one each time.
+func imageFor(arch string) (v1.Image, error) {
+	img, err := random.Image(256, 1)
+	if err != nil {
+		return nil, err
+	}
+	return mutate.ConfigFile(img, &v1.ConfigFile{OS: "linux", Architecture: arch, RootFS: v1.RootFS{Type: "layers"}})
+}
+
+// pushImage pushes such an image to registry/name:tag and answers its digest.
+func pushImage(ctx context.Context, ref string) (string, error) {
+	img, err := imageFor("amd64")
+	if err != nil {
+		return "", err
+	}
+	digest, err := img.Digest()
+	if err != nil {
+		return "", err
+	}
+	return digest.String(), crane.Push(img, ref, crane.Insecure, crane.WithContext(ctx))
 }
 
 // push pushes an image of one platform under the tag, another one each time.

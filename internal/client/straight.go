@@ -38,7 +38,7 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 		return httpapi.Recorded{}, err
 	}
 	defer func() { err = errors.Join(err, x.Close()) }()
-	config := publisher.Config{Log: log}
+	config := publisher.Config{Credentials: publisher.DockerCredentials(""), Log: log} // who can docker push can record
 	if p.plainHTTP {
 		config.PlainHTTP = []string{in.Registry}
 		for _, repository := range x.Repositories(in.Image) {
