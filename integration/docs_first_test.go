@@ -45,7 +45,7 @@ func TestFirstImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	as := strings.NewReplacer("https://github.com/imgd/imgd.git", checkout(t), "https://git.example.com/you/hello.git", repo.URL)
+	as := strings.NewReplacer("https://github.com/imgd/imgd.git", "'"+checkout(t)+"' imgd", "https://git.example.com/you/hello.git", repo.URL)
 	var script strings.Builder
 	for _, c := range commandsIn(t, filepath.Join(docs, "first-image.md")) {
 		script.WriteString(firstScript(as.Replace(c.text), c.at, filepath.Dir(imgd)))
