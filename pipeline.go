@@ -108,11 +108,12 @@ type Asker interface {
 	Ask(ctx context.Context, req Request) error
 }
 
-// A Pipeline takes a request to its end. All fields but Log must be set. Its
-// methods are safe for concurrent use.
+// A Pipeline takes a request to its end. All fields but Peeker and Log must be
+// set. Its methods are safe for concurrent use.
 type Pipeline struct {
 	Projects map[string]Project
 	Git      Git
+	Peeker   Peeker // nil: nothing is built before git has resolved it
 	Builder  Builder
 	Capturer Capturer
 	Tagger   Tagger
@@ -139,6 +140,9 @@ type Pipeline struct {
 // req in place. Recovery is this same way again: every effect is found done by
 // looking at the index or the registry.
 //
+// A tag's commit that is at hand is built while git is asked whether the tag
+// still names it; nothing is admitted before the answer.
+//
 // It tells report each stage: Publishing before it writes any tag or goes on
 // with an admitted release, and Resolving and Building, after Publishing too,
 // where an ask is not answered by that.
@@ -154,14 +158,19 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 		return first, err
 	}
 	report(Resolving)
-	known, rel := first, Release{}
-	if err = p.Resolve(ctx, req); err == nil {
+	known, candidate, rel := first, Release{}, Release{}
+	if guessed, ok := p.guess(ctx, *req); ok && first.ID == "" {
+		candidate, err = p.ahead(ctx, req, guessed, report)
+	} else if err = p.Resolve(ctx, req); err == nil {
 		if now, _ := p.Lookup.Newest(req.ID); now.ID != first.ID { // resolving told the ID, or took its time
 			if known, done, err = p.standing(ctx, *req, report); done {
 				return known, err
 			}
 		}
-		rel, err = p.admit(ctx, *req, known, report)
+		candidate, err = p.candidate(ctx, *req, known, report)
+	}
+	if err == nil {
+		rel, err = p.admit(ctx, candidate, known)
 	}
 	if err != nil {
 		// Whoever worked on it beside this run and made a release is right.
@@ -229,13 +238,10 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 	return err
 }
 
-// admit makes a release of req. A crash in it leaves at most an image that
-// nothing names, or an admitted release that the next run finds.
-func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
-	candidate, err := p.candidate(ctx, req, known, report)
-	if err != nil {
-		return Release{}, err
-	}
+// admit makes a release of the candidate. A crash before it leaves at most an
+// image that nothing names, one after it an admitted release that the next run
+// finds.
+func (p *Pipeline) admit(ctx context.Context, candidate, known Release) (Release, error) {
 	rel, err := p.Index.Admit(ctx, candidate, known.ID)
 	if err != nil {
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
@@ -256,12 +262,17 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
-	req.Commit, req.CommitTime, req.Describe = commit.ID, commit.Time, commit.Describe
-	req.ID = req.Hash()
-	if req.Version, err = version.Of(req.Info()); err != nil {
+	return req.complete(commit)
+}
+
+// complete names req by what git said.
+func (r *Request) complete(commit Commit) (err error) {
+	r.Commit, r.CommitTime, r.Describe = commit.ID, commit.Time, commit.Describe
+	r.ID = r.Hash()
+	if r.Version, err = version.Of(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
-	if req.Tags, err = version.Tags(req.Info()); err != nil {
+	if r.Tags, err = version.Tags(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	return nil

@@ -121,7 +121,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
-	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
+	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
 		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
 	d.hooks, err = newHooks(d.cfg, projects, d.bus, d.log)
 	return closeAll, err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/imgd/imgd"
 )
@@ -23,6 +24,9 @@ const (
 	// incomplete is git's word on a partial clone of a repository with a
 	// lightweight tag on a tree: git 2.39 cannot make one.
 	incomplete = "did not send all necessary objects"
+	// maxTimes is how many commits' times are kept at hand. What is asked for is
+	// what was pushed just now.
+	maxTimes = 256
 	// tmpPrefix starts the names of clones in the making and in the unmaking.
 	tmpPrefix = ".tmp-"
 )
@@ -41,14 +45,16 @@ type clone struct {
 	swapping sync.RWMutex
 
 	// busy is a lock that a context can stop the wait for. Whoever has put
-	// something into it fetches; it guards result, served and made.
+	// something into it fetches; it guards result, served, made and known.
 	busy   chan struct{}
 	result error  // of the last fetch
 	served uint64 // calls with a number up to this have their answer in result
 	made   uint64 // how often dir was replaced
+	known  bool   // dir was seen to be a clone of the URL; nobody else writes there
 
-	mu    sync.Mutex // guards calls
+	mu    sync.Mutex // guards calls and times
 	calls uint64
+	times map[string]time.Time // of commits that were looked for, at most maxTimes
 }
 
 func newClone(root, name, rawURL string, c Config) (*clone, error) {
@@ -65,6 +71,37 @@ func newClone(root, name, rawURL string, c Config) (*clone, error) {
 	}
 	return &clone{name: name, git: newRunner(root, u, c), root: root, dir: filepath.Join(root, name+".git"),
 		log: log.With("project", name), busy: make(chan struct{}, 1)}, nil
+}
+
+// peek answers the commit if the clone has it, without a fetch, or has had it
+// when it was looked for last: a commit's time never changes.
+func (c *clone) peek(ctx context.Context, commit string) (imgd.Commit, bool) {
+	c.mu.Lock()
+	at, known := c.times[commit]
+	c.mu.Unlock()
+	if known {
+		return imgd.Commit{ID: commit, Time: at}, true
+	}
+	var found imgd.Commit
+	err := c.read(ctx, func(ctx context.Context, g repo) (err error) {
+		found, _, err = g.commit(ctx, commit)
+		return err
+	})
+	if err != nil || found.ID != commit { // another ID: it is an annotated tag
+		return imgd.Commit{}, false
+	}
+	c.remember(found)
+	return found, true
+}
+
+// remember keeps the commit's time at hand.
+func (c *clone) remember(found imgd.Commit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.times == nil || len(c.times) >= maxTimes {
+		c.times = map[string]time.Time{}
+	}
+	c.times[found.ID] = found.Time
 }
 
 // view fetches, then reads. If the clone turns out unreadable it is made anew,
@@ -146,7 +183,7 @@ func (c *clone) unlock() { <-c.busy }
 // fetch, but whose server lets itself be cloned, is damaged (a disk that was
 // full, a kill -9 that left lock files) and is replaced. The caller is busy.
 func (c *clone) update(ctx context.Context) error {
-	if !c.ours(ctx) {
+	if c.known = c.known || c.ours(ctx); !c.known {
 		return c.replace(ctx)
 	}
 	// A bare clone has no refspec of its own. It has its filter in its config.
