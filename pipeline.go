@@ -132,6 +132,7 @@ type Pipeline struct {
 	Asker    Asker
 
 	Drifts   Drifts           // default: drift is only logged
+	Peeker   Peeker           // default: nothing is built before git has resolved it
 	Observe  Observer         // of each stage; default: nobody is told
 	Registry string           // host[:port] of images that no project makes and nobody says more of; default none
 	Now      func() time.Time // default time.Now
@@ -156,6 +157,9 @@ type Pipeline struct {
 // req in place. Recovery is this same way again: every effect is found done by
 // looking at the index or the registry.
 //
+// A tag's commit that is at hand is built while git is asked whether the tag
+// still names it; nothing is admitted before the answer.
+//
 // It tells report each stage: Publishing before it writes any tag or goes on
 // with an admitted release, and Resolving and Building, after Publishing too,
 // where an ask is not answered by that.
@@ -171,14 +175,19 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 		return first, err
 	}
 	report(Resolving)
-	known, rel := first, Release{}
-	if err = p.Resolve(ctx, req); err == nil {
+	known, candidate, rel := first, Release{}, Release{}
+	if guessed, ok := p.guess(ctx, *req); ok && first.ID == "" {
+		candidate, err = p.ahead(ctx, req, guessed, report)
+	} else if err = p.Resolve(ctx, req); err == nil {
 		if now, _ := p.Lookup.Newest(req.ID); now.ID != first.ID { // resolving told the ID, or took its time
 			if known, done, err = p.standing(ctx, *req, report); done {
 				return known, err
 			}
 		}
-		rel, err = p.admit(ctx, *req, known, report)
+		candidate, err = p.candidate(ctx, *req, known, report)
+	}
+	if err == nil {
+		rel, err = p.admit(ctx, candidate, known)
 	}
 	if err != nil {
 		// Whoever worked on it beside this run and made a release is right.
@@ -250,15 +259,12 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 	return err
 }
 
-// admit makes a release of req. A crash in it leaves at most an image that
-// nothing names, or an admitted release that the next run finds.
-func (p *Pipeline) admit(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
-	candidate, err := p.candidate(ctx, req, known, report)
-	if err != nil {
-		return Release{}, err
-	}
+// admit makes a release of the candidate. A crash before it leaves at most an
+// image that nothing names, one after it an admitted release that the next run
+// finds.
+func (p *Pipeline) admit(ctx context.Context, candidate, known Release) (Release, error) {
 	var rel Release
-	err = p.observed(ctx, StageAdmit, req, func(ctx context.Context) (err error) {
+	err := p.observed(ctx, StageAdmit, candidate.Request, func(ctx context.Context) (err error) {
 		rel, err = p.Index.Admit(ctx, candidate, known.ID)
 		return err
 	})
@@ -285,12 +291,17 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
-	req.Commit, req.CommitTime, req.Describe = commit.ID, commit.Time, commit.Describe
-	req.ID = req.Hash()
-	if req.Version, err = version.Of(req.Info()); err != nil {
+	return req.complete(commit)
+}
+
+// complete names req by what git said.
+func (r *Request) complete(commit Commit) (err error) {
+	r.Commit, r.CommitTime, r.Describe = commit.ID, commit.Time, commit.Describe
+	r.ID = r.Hash()
+	if r.Version, err = version.Of(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
-	if req.Tags, err = version.Tags(req.Info()); err != nil {
+	if r.Tags, err = version.Tags(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	return nil

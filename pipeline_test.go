@@ -22,6 +22,12 @@ const (
 // Whatever befalls whichever effect, the request ends in exactly one published
 // release, whose tags the registry has. The world checks the order of effects.
 func TestFaults(t *testing.T) {
+	for _, ahead := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ahead %v", ahead), func(t *testing.T) { faults(t, ahead) })
+	}
+}
+
+func faults(t *testing.T, ahead bool) {
 	effects := []string{"resolve", "build", "capture", "admit", "tag", "publish"}
 	modes := []string{"fails", "fails but took effect", "interrupted before", "interrupted after", "repeated"}
 	for _, effect := range effects {
@@ -29,9 +35,10 @@ func TestFaults(t *testing.T) {
 			for _, times := range []int{1, 2, 3} {
 				t.Run(strings.Join([]string{effect, mode, string(rune('0' + times))}, "/"), func(t *testing.T) {
 					w := newWorld(t)
+					w.peeks = ahead
 					w.refs[tagRef] = commit("a")
 					w.fault = fault{effect, mode, times}
-					rel, err := w.deliver(request(tagRef, 1))
+					rel, err := w.deliver(w.named(tagRef, 1))
 					if err != nil || rel.State != imgd.ReleasePublished {
 						t.Fatalf("got %s, %v; effects %v", rel.State, err, w.effects)
 					}

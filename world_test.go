@@ -44,17 +44,18 @@ type world struct {
 	repos   []string           // of the project
 	die     context.CancelFunc // ends the process that runs
 	fault   fault
-	effects []string   // all, in order
-	stage   imgd.State // last reported, while deliver runs
+	effects []string // all, in order
 
 	unobserved bool     // the pipeline has no Observer
 	observed   []string // what the Observer was told: stages that have ended, and how
 
 	mu           sync.Mutex
+	stage        imgd.State        // last reported, while deliver runs
 	refs         map[string]string // full ref -> commit
 	past         map[string]string // commit -> parent
 	said         string            // what git describe says
 	reproducible bool              // every build makes the same
+	peeks        bool              // commits are at hand: builds of tags run ahead
 	made         int               // builds so far: each makes another digest
 	roots        map[digest.Digest]bool
 	tags         map[string]digest.Digest // of the registry, see at
@@ -99,8 +100,17 @@ func (w *world) open() {
 func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
-	return &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
+	p := &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
 		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe()}
+	if w.peeks {
+		p.Peeker = w
+	}
+	return p
+}
+
+// Peek has every commit at hand.
+func (w *world) Peek(_ context.Context, _, commit string) (imgd.Commit, bool) {
+	return imgd.Commit{ID: commit, Time: epoch}, true
 }
 
 type captures interface {
@@ -387,6 +397,12 @@ func request(ref string, at int) imgd.Request {
 	return imgd.Request{Project: "hello", Ref: ref, AskedAt: epoch.Add(time.Duration(at) * time.Second)}
 }
 
+func (w *world) reached(s imgd.State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stage = s
+}
+
 // deliver handles req as the queue would: again after every error, in a new
 // process after the death of one, until it ends.
 func (w *world) deliver(req imgd.Request) (imgd.Release, error) {
@@ -396,7 +412,7 @@ func (w *world) deliver(req imgd.Request) (imgd.Release, error) {
 		w.die = die
 		got := req // what one delivery resolves is gone with it
 		w.stage = imgd.Queued
-		rel, err := w.pipeline().Handle(ctx, &got, func(s imgd.State) { w.stage = s })
+		rel, err := w.pipeline().Handle(ctx, &got, w.reached)
 		w.stage = ""
 		w.answered(got, rel, err)
 		if now, _ := w.index.Newest(got.ID); err != nil && !isEnd(err) && now.State == imgd.ReleaseAbandoned && now.Why != imgd.RootLost && !got.AskedAt.After(now.Request.AskedAt) && rel.ID != now.ID {

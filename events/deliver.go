@@ -33,6 +33,7 @@ type delivery struct {
 	cancel  context.CancelCauseFunc // of the handler, safe to call from anywhere
 	place   chan struct{}           // it has one of, see seat
 	stage   imgd.State              // told last; guarded by worker.mu
+	telling sync.WaitGroup          // of the write of a stage, which is waited for before seen and outrun are touched
 	seen    uint64                  // sequence of the state it wrote last
 	outrun  bool                    // a newer delivery or ask tells the states now
 	ended   func(imgd.State, error) // tells the trace how the try has ended
@@ -120,6 +121,7 @@ func (w *worker) work(ctx, hard context.Context, d *delivery) {
 			rel, err = w.handler.Handle(ctx, &req, func(s imgd.State) { w.passing(ctx, d, s) })
 			return err
 		})
+		d.telling.Wait()
 		w.finish(ctx, hard, d, rel, err)
 	}
 }
@@ -239,15 +241,19 @@ func (w *worker) unclaim(hard context.Context, d *delivery, id string) error {
 	return nil
 }
 
-// passing notes a stage. Its state is for whoever looks; work goes on if it
-// cannot be written. If it finds the request cancelled, by somebody who took it
-// for one that waits, it is.
+// passing notes a stage. Its state is for whoever looks: work goes on while it
+// is written, one state after the other, and if it cannot be. If it finds the
+// request cancelled, by somebody who took it for one that waits, it is.
 func (w *worker) passing(ctx context.Context, d *delivery, s imgd.State) {
 	was := w.staged(d, s)
 	w.seat(ctx, d, s)
-	if s == was || d.outrun || ctx.Err() != nil {
+	if d.telling.Wait(); s == was || d.outrun || ctx.Err() != nil {
 		return
 	}
+	d.telling.Go(func() { w.tellStage(ctx, d, s) })
+}
+
+func (w *worker) tellStage(ctx context.Context, d *delivery, s imgd.State) {
 	stands, err := w.tell(ctx, d, d.status(s))
 	if err != nil {
 		w.cfg.Log.Warn("state not written", "request", d.req.ID, "state", s, "error", err)

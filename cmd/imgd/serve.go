@@ -146,7 +146,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
-	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
+	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
 		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
 	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
 	if err != nil {

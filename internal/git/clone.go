@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/imgd/imgd"
 )
@@ -25,6 +26,9 @@ const (
 	// incomplete is git's word on a partial clone of a repository with a
 	// lightweight tag on a tree: git 2.39 cannot make one.
 	incomplete = "did not send all necessary objects"
+	// maxTimes is how many commits' times are kept at hand. What is asked for is
+	// what was pushed just now.
+	maxTimes = 256
 	// tmpPrefix starts the names of clones in the making and in the unmaking.
 	tmpPrefix = ".tmp-"
 )
@@ -46,14 +50,16 @@ type clone struct {
 	swapping sync.RWMutex
 
 	// busy is a lock that a context can stop the wait for. Whoever has put
-	// something into it fetches; it guards result, served and made.
+	// something into it fetches; it guards result, served, made and known.
 	busy   chan struct{}
 	result error  // of the last fetch
 	served uint64 // calls with a number up to this have their answer in result
 	made   uint64 // how often dir was replaced
+	known  string // URL of which dir was seen to be a clone; nobody else writes there
 
-	mu    sync.Mutex // guards calls
+	mu    sync.Mutex // guards calls and times
 	calls uint64
+	times map[string]time.Time // of commits that were looked for, at most maxTimes
 }
 
 func newClone(name string, c Config) (*clone, error) {
@@ -84,6 +90,37 @@ func (c *clone) setUp(rawURL string, config Config) error {
 }
 
 func (c *clone) git() runner { return *c.runs.Load() }
+
+// peek answers the commit if the clone has it, without a fetch, or has had it
+// when it was looked for last: a commit's time never changes.
+func (c *clone) peek(ctx context.Context, commit string) (imgd.Commit, bool) {
+	c.mu.Lock()
+	at, known := c.times[commit]
+	c.mu.Unlock()
+	if known {
+		return imgd.Commit{ID: commit, Time: at}, true
+	}
+	var found imgd.Commit
+	err := c.read(ctx, func(ctx context.Context, g repo) (err error) {
+		found, _, err = g.commit(ctx, commit)
+		return err
+	})
+	if err != nil || found.ID != commit { // another ID: it is an annotated tag
+		return imgd.Commit{}, false
+	}
+	c.remember(found)
+	return found, true
+}
+
+// remember keeps the commit's time at hand.
+func (c *clone) remember(found imgd.Commit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.times == nil || len(c.times) >= maxTimes {
+		c.times = map[string]time.Time{}
+	}
+	c.times[found.ID] = found.Time
+}
 
 // view fetches, then reads. If the clone turns out unreadable it is made anew,
 // once; what a new one does not have, the server does not have.
@@ -165,8 +202,11 @@ func (c *clone) unlock() { <-c.busy }
 // full, a kill -9 that left lock files) and is replaced. The caller is busy.
 func (c *clone) update(ctx context.Context) error {
 	git := c.git()
-	if !c.ours(ctx, git) {
-		return c.replace(ctx, git)
+	if c.known != git.url {
+		if !c.ours(ctx, git) {
+			return c.replace(ctx, git)
+		}
+		c.known = git.url
 	}
 	// A bare clone has no refspec of its own. It has its filter in its config.
 	_, err := git.remote(ctx, "--git-dir="+c.dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head",

@@ -132,7 +132,20 @@ func (r *Repos) Resolve(ctx context.Context, project, ref, commit string) (imgd.
 		found, err = resolve(ctx, g, ref, commit)
 		return err
 	})
+	if err == nil {
+		c.remember(found)
+	}
 	return found, err
+}
+
+// Peek implements imgd.Peeker: it answers the commit if the clone has it, or
+// had it when it was resolved last, and does not fetch.
+func (r *Repos) Peek(ctx context.Context, project, commit string) (imgd.Commit, bool) {
+	c, err := r.clone(project)
+	if err != nil || checkCommit(commit) != nil {
+		return imgd.Commit{}, false
+	}
+	return c.peek(ctx, commit)
 }
 
 func resolve(ctx context.Context, g repo, ref, commit string) (imgd.Commit, error) {

@@ -371,3 +371,37 @@ func TestSSH(t *testing.T) {
 		}
 	}
 }
+
+var _ imgd.Peeker = (*git.Repos)(nil)
+
+// What the clone has is at hand, without a word to the server.
+func TestPeek(t *testing.T) {
+	o := newOrigin(t)
+	first, second := o.push("main"), o.push("main")
+	o.annotate("v1.0.0", second)
+	annotation := o.git("rev-parse", "refs/tags/v1.0.0")
+	dir := t.TempDir()
+	r := open(t, o.config(dir))
+	if got, ok := r.Peek(t.Context(), project, first); ok {
+		t.Errorf("without a clone: got %+v", got)
+	}
+	resolve(t, r, "refs/heads/main", "")
+	later := o.push("main")
+	o.server.Close()
+	again := open(t, o.config(dir)) // another process
+	for _, r := range []*git.Repos{r, again, again} {
+		for commit, want := range map[string]time.Time{first: start.Add(time.Minute), second: start.Add(2 * time.Minute)} {
+			if got, ok := r.Peek(t.Context(), project, commit); !ok || got != (imgd.Commit{ID: commit, Time: want}) {
+				t.Errorf("got %+v, %v, want it, of %s", got, ok, want)
+			}
+		}
+		for _, commit := range []string{later, annotation, first[:12], "", strings.Repeat("0", 40), "--all"} {
+			if got, ok := r.Peek(t.Context(), project, commit); ok {
+				t.Errorf("Peek(%q): got %+v", commit, got)
+			}
+		}
+	}
+	if _, ok := r.Peek(t.Context(), "nobody", first); ok {
+		t.Error("a project that is not configured has it")
+	}
+}

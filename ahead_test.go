@@ -1,0 +1,197 @@
+package imgd_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
+)
+
+// named is the request for the commit that ref names.
+func (w *world) named(ref string, at int) imgd.Request {
+	req := request(ref, at)
+	req.Commit = w.refs[ref]
+	req.ID = req.Hash()
+	return req
+}
+
+// A meeting is a world whose build and whose git wait for each other, as long
+// as both run.
+type meeting struct {
+	*world
+	build error // what the build ends with, having met
+
+	building, resolving chan struct{}
+}
+
+func newMeeting(t *testing.T) *meeting {
+	w := newWorld(t)
+	w.peeks = true
+	w.refs[tagRef] = commit("a")
+	return &meeting{world: w, building: make(chan struct{}), resolving: make(chan struct{})}
+}
+
+func (m *meeting) handle(ctx context.Context, req imgd.Request) (imgd.Release, error) {
+	p := m.pipeline()
+	p.Git, p.Builder = m, m
+	return p.Handle(ctx, &req, func(imgd.State) {})
+}
+
+// Resolve answers when the build has begun.
+func (m *meeting) Resolve(ctx context.Context, project, ref, id string) (imgd.Commit, error) {
+	close(m.resolving)
+	select {
+	case <-m.building:
+	case <-ctx.Done():
+		return imgd.Commit{}, ctx.Err()
+	}
+	return m.world.Resolve(ctx, project, ref, id)
+}
+
+// Build ends when git is being asked, and where it says no, when it is told to.
+func (m *meeting) Build(ctx context.Context, p imgd.Project, req imgd.Request) (ocispec.Descriptor, error) {
+	close(m.building)
+	select {
+	case <-m.resolving:
+	case <-ctx.Done():
+		return ocispec.Descriptor{}, ctx.Err()
+	}
+	m.mu.Lock()
+	refused := m.refs[req.Ref] != req.Commit
+	m.mu.Unlock()
+	if refused {
+		<-ctx.Done()
+		return ocispec.Descriptor{}, ctx.Err()
+	}
+	if m.build != nil {
+		return ocispec.Descriptor{}, m.build
+	}
+	return m.world.Build(ctx, p, req)
+}
+
+// The commit of a tag is built while git is asked, and all that git says is in
+// the release.
+func TestAhead(t *testing.T) {
+	m := newMeeting(t)
+	m.said = "v1.2.3"
+	rel, err := m.handle(t.Context(), m.named(tagRef, 1))
+	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 3 {
+		t.Fatalf("got %+v, %v", rel, err)
+	}
+	if r := rel.Request; r.Describe != "v1.2.3" || r.Version != "v1.2.3" || !r.CommitTime.Equal(epoch) || r.ID != r.Hash() {
+		t.Errorf("the release is of request %+v", r)
+	}
+	m.check()
+}
+
+// What git says comes before what the build says, and nothing is admitted.
+func TestAheadInVain(t *testing.T) {
+	failed := &imgd.BuildError{Message: "exit code 1"}
+	for _, test := range []struct {
+		name        string
+		git         func(m *meeting)
+		build, want error
+	}{
+		{"the tag has moved", func(m *meeting) { m.refs[tagRef] = commit("b") }, nil, imgd.ErrSuperseded},
+		{"the tag is gone", func(m *meeting) { delete(m.refs, tagRef) }, failed, imgd.ErrSuperseded},
+		{"git is away", func(m *meeting) { m.fault = fault{"resolve", "fails", 1} }, nil, errInjected},
+		{"git is away and the build fails", func(m *meeting) { m.fault = fault{"resolve", "fails", 1} }, failed, errInjected},
+		{"the build fails", func(*meeting) {}, failed, failed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMeeting(t)
+			req := m.named(tagRef, 1)
+			test.git(m)
+			m.build = test.build
+			rel, err := m.handle(t.Context(), req)
+			if !errors.Is(err, test.want) || rel.ID != "" {
+				t.Errorf("got %q, %v, want %v", rel.ID, err, test.want)
+			}
+			if _, ok := m.index.Newest(req.ID); ok || slices.Contains(m.effects, "admit") {
+				t.Errorf("something was admitted; effects %v", m.effects)
+			}
+		})
+	}
+}
+
+// An interrupted one waits for nobody, and leaves nothing.
+func TestAheadInterrupted(t *testing.T) {
+	m := newMeeting(t)
+	req := m.named(tagRef, 1)
+	m.refs[tagRef] = commit("b") // the build waits for its end
+	ctx, cancel := context.WithCancel(t.Context())
+	p := m.pipeline()
+	p.Git, p.Builder = hanging{m.world}, m
+	close(m.resolving)
+	go func() { <-m.building; cancel() }()
+	if rel, err := p.Handle(ctx, &req, func(imgd.State) {}); !errors.Is(err, context.Canceled) || rel.ID != "" {
+		t.Errorf("got %q, %v", rel.ID, err)
+	}
+	if _, ok := m.index.Newest(req.ID); ok {
+		t.Error("something was admitted")
+	}
+}
+
+// hanging is a git that never answers.
+type hanging struct{ *world }
+
+func (hanging) Resolve(ctx context.Context, _, _, _ string) (imgd.Commit, error) {
+	<-ctx.Done()
+	return imgd.Commit{}, ctx.Err()
+}
+
+// Everything else is resolved first.
+func TestNotAhead(t *testing.T) {
+	for name, change := range map[string]func(w *world, p *imgd.Pipeline, req *imgd.Request){
+		"a branch":            func(w *world, _ *imgd.Pipeline, req *imgd.Request) { *req = w.named(mainRef, 1) },
+		"no commit":           func(_ *world, _ *imgd.Pipeline, req *imgd.Request) { *req = request(tagRef, 1) },
+		"not at hand":         func(w *world, p *imgd.Pipeline, _ *imgd.Request) { p.Peeker = empty{} },
+		"describe in ldflags": func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "-X main.v={{.Describe}}", "") },
+		"describe in an arg":  func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "", "{{.Describe}}") },
+		"a release is there": func(w *world, p *imgd.Pipeline, req *imgd.Request) {
+			if _, err := w.deliver(*req); err != nil {
+				w.t.Fatal(err)
+			}
+			clear(w.roots) // it is built again
+			req.AskedAt = req.AskedAt.Add(1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.refs[tagRef], w.refs[mainRef], w.said = commit("a"), commit("a"), "v1.2.3"
+			p, built := w.pipeline(), &builtOf{world: w}
+			p.Peeker, p.Builder = w, built
+			req := w.named(tagRef, 1)
+			change(w, p, &req)
+			if _, err := p.Handle(t.Context(), &req, func(imgd.State) {}); err != nil || len(built.requests) != 1 || built.requests[0].Describe != w.said {
+				t.Errorf("got %v, built %+v: want one build of what git has described", err, built.requests)
+			}
+		})
+	}
+}
+
+// builtOf keeps what it was to build.
+type builtOf struct {
+	*world
+	requests []imgd.Request
+}
+
+func (b *builtOf) Build(ctx context.Context, p imgd.Project, req imgd.Request) (ocispec.Descriptor, error) {
+	b.requests = append(b.requests, req)
+	return b.world.Build(ctx, p, req)
+}
+
+// empty has nothing at hand.
+type empty struct{}
+
+func (empty) Peek(context.Context, string, string) (imgd.Commit, bool) { return imgd.Commit{}, false }
+
+func template(p *imgd.Pipeline, ldflags, arg string) {
+	project, _ := p.Projects.Get("hello")
+	project.LDFlags, project.BuildArgs = ldflags, map[string]string{"WHAT": arg}
+	p.Projects.Set(map[string]imgd.Project{"hello": project})
+}
