@@ -34,7 +34,11 @@ const statusAge = 30 * 24 * time.Hour
 // far below the server's limit, so that its burial fits.
 const maxRequest = 256 << 10
 
-func streams() []jetstream.StreamConfig {
+// clusterReplicas is how many servers of a cluster have a message before it is
+// acknowledged: any two of three have all of them, so one may be lost.
+const clusterReplicas = 3
+
+func streams(replicas int) []jetstream.StreamConfig {
 	configs := []jetstream.StreamConfig{
 		{Name: requestsStream, Subjects: []string{requestsPrefix + ">"}, Retention: jetstream.WorkQueuePolicy, MaxMsgSize: maxRequest,
 			Description: "requests to build, until they have ended"},
@@ -48,12 +52,17 @@ func streams() []jetstream.StreamConfig {
 	for i := range configs {
 		configs[i].Storage = jetstream.FileStorage
 		configs[i].AllowDirect = true
+		configs[i].Replicas = replicas
 	}
 	return configs
 }
 
 func (b *Bus) declare(ctx context.Context) error {
-	for _, cfg := range streams() {
+	replicas := 1
+	if b.nc.ConnectedClusterName() != "" {
+		replicas = clusterReplicas
+	}
+	for _, cfg := range streams(replicas) {
 		stream, err := b.declareStream(ctx, cfg)
 		if err != nil {
 			return fmt.Errorf("declare stream %s: %w", cfg.Name, err)
