@@ -17,8 +17,8 @@ type Peeker interface {
 // its commit, and reports whether it can: the commit of a tag is named by the
 // ask and at hand, and what the build gets of it does not rest on other refs.
 func (p *Pipeline) guess(ctx context.Context, req Request) (Request, bool) {
-	project := p.Projects[req.Project]
-	if p.Peeker == nil || req.Commit == "" || !strings.HasPrefix(req.Ref, "refs/tags/") || !project.Allows(req.Ref) || project.describes() {
+	project, ok := p.Projects.Get(req.Project)
+	if !ok || p.Peeker == nil || req.Commit == "" || !strings.HasPrefix(req.Ref, "refs/tags/") || !project.Allows(req.Ref) || project.describes() {
 		return req, false
 	}
 	commit, ok := p.Peeker.Peek(ctx, req.Project, req.Commit)

@@ -191,7 +191,7 @@ type empty struct{}
 func (empty) Peek(context.Context, string, string) (imgd.Commit, bool) { return imgd.Commit{}, false }
 
 func template(p *imgd.Pipeline, ldflags, arg string) {
-	project := p.Projects["hello"]
+	project, _ := p.Projects.Get("hello")
 	project.LDFlags, project.BuildArgs = ldflags, map[string]string{"WHAT": arg}
-	p.Projects["hello"] = project
+	p.Projects.Set(map[string]imgd.Project{"hello": project})
 }

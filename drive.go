@@ -19,15 +19,17 @@ const refusedTag = "refused: "
 // an immutable one ends it as ErrRefused, newer releases' claims on all that it
 // had as ErrSuperseded. The release comes with errors as Handle says.
 func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
-	for _, t := range append(rel.Taken(), rel.left()...) {
-		if now, goOn, err := p.take(ctx, rel, t); !goOn {
-			return now, err
-		}
+	if now, goOn, err := p.takeAll(ctx, rel); !goOn {
+		return now, err
 	}
 	// The commit point. A crash before it leaves tags that name an admitted
 	// release, which the next run of this function publishes; a crash after it
 	// leaves a true index, from which the relay announces and the queue acks.
-	published, err := p.Index.Publish(ctx, rel.ID)
+	var published Release
+	err := p.observed(ctx, StagePublish, rel.Request, func(ctx context.Context) (err error) {
+		published, err = p.Index.Publish(ctx, rel.ID)
+		return err
+	})
 	if errors.Is(err, ErrSuperseded) {
 		return p.abandon(ctx, rel, p.whyNothing(rel.ID))
 	}
@@ -37,11 +39,25 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 	return published, nil
 }
 
+// takeAll settles every tag that rel asked for, as take does each.
+func (p *Pipeline) takeAll(ctx context.Context, rel Release) (now Release, goOn bool, _ error) {
+	now, goOn = rel, true
+	err := p.observed(ctx, StageTag, rel.Request, func(ctx context.Context) (err error) {
+		for _, t := range append(rel.Taken(), rel.left()...) {
+			if now, goOn, err = p.take(ctx, rel, t); !goOn {
+				return err
+			}
+		}
+		return nil
+	})
+	return now, goOn, err
+}
+
 // take settles one tag that rel asked for, and reports whether rel goes on. If
 // not, it answers what became of it.
 func (p *Pipeline) take(ctx context.Context, rel Release, t ReleaseTag) (_ Release, goOn bool, _ error) {
 	if !p.claims(rel.ID, t.Name) {
-		err := p.settleBack(ctx, rel.Image, t.Name)
+		err := p.settleLost(ctx, rel, t.Name)
 		return rel, err == nil, err
 	}
 	err := p.settle(ctx, rel.Image, t.Name)
@@ -148,7 +164,7 @@ func (p *Pipeline) giveBack(ctx context.Context, rel Release) error {
 		return err
 	}
 	for _, t := range rel.Tags {
-		err := p.settleBack(ctx, rel.Image, t.Name)
+		err := p.settleLost(ctx, rel, t.Name)
 		if err == nil {
 			continue
 		}
@@ -170,6 +186,10 @@ func (p *Pipeline) askAnew(ctx context.Context, rel Release) error {
 	}
 	for _, id := range rel.Lapsed {
 		lapsed, _ := p.Lookup.Release(id)
+		if lapsed.Pushed { // by a command, which had its answer: the queue knows nothing of it
+			p.log().Warn("what another CI pushed lost its tag to an abandoned release; record it again", "release", rel.ID, "lapsed", id, "image", lapsed.Image)
+			continue
+		}
 		if newest, _ := p.Lookup.Newest(lapsed.Request.ID); newest.refused() {
 			p.repaid.Delete(id)
 			if err := p.askAnew(ctx, lapsed); err != nil {

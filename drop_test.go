@@ -105,7 +105,7 @@ func TestDropOfNoProject(t *testing.T) {
 	w.refs[tagRef] = commit("a")
 	rel := w.admit(request(tagRef, 1))
 	p := w.pipeline()
-	p.Projects = nil
+	p.Projects.Set(nil)
 	if got, err := p.Drop(t.Context(), rel.Request.ID, "ada"); err != nil || got.State != imgd.ReleaseAbandoned {
 		t.Errorf("got %s, %v", got.State, err)
 	}

@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -67,14 +66,7 @@ func matches(pattern, s string) bool {
 
 // Source is the project's git URL without credentials and trailing .git, as it
 // stands in records, labels and events.
-func (p Project) Source() string {
-	u, err := url.Parse(p.Git)
-	if err != nil || u.Host == "" {
-		return strings.TrimSuffix(p.Git, ".git")
-	}
-	u.User = nil
-	return strings.TrimSuffix(u.String(), ".git")
-}
+func (p Project) Source() string { return bareSource(p.Git) }
 
 // A Request is an ask to build one commit of a project, as named by one full
 // ref. The pipeline's Resolve completes it.
@@ -258,8 +250,10 @@ type Release struct {
 	Root         ocispec.Descriptor   `json:"root"`
 	Platforms    []ocispec.Descriptor `json:"platforms"` // one image manifest each, Platform set, sorted by it
 	Tags         []ReleaseTag         `json:"tags"`
-	Source       string               `json:"source"` // Project.Source
+	Source       string               `json:"source"` // Project.Source, or what was said of a pushed one
 	Labels       map[string]string    `json:"labels,omitempty"`
+	Pushed       bool                 `json:"pushed,omitempty"`   // by another CI: imgd reads its tags and never writes them
+	ExpiresAt    time.Time            `json:"expiresAt,omitzero"` // of its records
 
 	AdmittedAt  time.Time `json:"admittedAt,omitzero"`
 	PublishedAt time.Time `json:"publishedAt,omitzero"`
@@ -325,8 +319,8 @@ type Record struct {
 	Tag         string            `json:"tag"`
 	Digest      digest.Digest     `json:"digest"`    // of one platform's image manifest, never of a list
 	Platform    string            `json:"platform"`  // os/arch[/variant]
-	MediaType   string            `json:"mediaType"` // of that manifest
-	Size        int64             `json:"size"`      // of that manifest, bytes
+	MediaType   string            `json:"mediaType"` // of that manifest; empty: it was not read
+	Size        int64             `json:"size"`      // of that manifest, bytes; 0: it was not read
 	PublishedAt time.Time         `json:"publishedAt"`
 	SourceRef   string            `json:"sourceRef"` // git URL @ commit
 	Version     string            `json:"version,omitempty"`
@@ -356,7 +350,7 @@ func (r Release) RecordsOf(t ReleaseTag) []Record {
 			Image: r.Image, Tag: t.Name, Digest: d.Digest, Platform: PlatformName(d.Platform),
 			MediaType: d.MediaType, Size: d.Size, PublishedAt: r.PublishedAt,
 			SourceRef: r.Source + "@" + r.Request.Commit, Version: r.Request.Version, Labels: r.Labels,
-			Generation: t.Generation, Release: r.ID, Previous: t.Previous,
+			Generation: t.Generation, Release: r.ID, Previous: t.Previous, ExpiresAt: r.ExpiresAt,
 		}
 		if r.Root.Digest != d.Digest {
 			rec.IndexDigest = r.Root.Digest
@@ -420,7 +414,7 @@ type Drift struct {
 	Repository string        `json:"repository"` // registry/name
 	Tag        string        `json:"tag"`
 	Wanted     digest.Digest `json:"wanted,omitempty"` // root, empty: nothing of imgd's
-	Found      digest.Digest `json:"found,omitempty"`  // empty: the tag is not there
+	Found      digest.Digest `json:"found,omitempty"`  // empty: the tag is not there, or names no image
 	Generation uint64        `json:"generation"`       // of the tag in the index
 }
 

@@ -29,9 +29,10 @@ var plan = map[string]int{
 	"internal/httpapi":  2,
 	"internal/auth":     2,
 	"internal/embedded": 2,
-	"cmd/imgd":          3,
-	"cmd/imgctl":        3,
-	"cmd/publish":       3,
+	"internal/client":   3, // what imgctl and publish share: it wires index and publisher where no daemon runs
+	"cmd/imgd":          4,
+	"cmd/imgctl":        4,
+	"cmd/publish":       4,
 }
 
 // confined are the technologies, each with the packages that may know it. What begins with a key is meant too.
@@ -44,27 +45,34 @@ var confined = map[string][]string{
 	"github.com/nats-io/nats-server":        {"internal/embedded"},
 	"github.com/distribution/distribution":  {"internal/embedded"},
 	"github.com/drone/go-scm":               {"internal/webhook"},
+	"github.com/docker/cli":                 {"publisher"},
 	"github.com/prometheus":                 {"internal/httpapi"},
+	"go.opentelemetry.io/otel":              {"builder", "events", "internal/httpapi", "cmd/imgd"}, // its API; the SDK has one home:
+	"go.opentelemetry.io/otel/sdk":          {"cmd/imgd"},
+	"go.opentelemetry.io/contrib":           {"cmd/imgd"},
 	"github.com/Masterminds/semver":         {"version", "builder"},
-	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish"},
+	"github.com/spf13/cobra":                {"cmd/imgd", "cmd/imgctl", "cmd/publish", "internal/client"},
+	"github.com/itchyny/gojq":               {"cmd/imgctl"},
 }
 
 // effects are packages of the standard library that only these packages' code may use: the domain and the pure rules do nothing by
 // themselves. Tests may.
 var effects = map[string][]string{
 	"net/http": {"builder", "publisher", "index", "events", "internal/webhook", "internal/httpapi", "internal/auth",
-		"internal/embedded", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
+		"internal/embedded", "internal/client", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
 	"os/exec": {"internal/git", "internal/embedded", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
 }
+
+const sdk = "go.opentelemetry.io/otel/sdk/trace"
 
 // testsMayUse are the packages that tests import beyond what the code may, for real parts in process: the pipeline and the
 // HTTP API are tested over the real index, and the adapters meet the embedded NATS and registry.
 var testsMayUse = map[string][]string{
 	".":                 {"index"},
-	"builder":           {"internal/embedded"},
+	"builder":           {"internal/embedded", sdk, sdk + "/tracetest"},
 	"publisher":         {"internal/embedded"},
-	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server"},
-	"internal/httpapi":  {"index"},
+	"events":            {"internal/embedded", "github.com/nats-io/nats-server/v2/server", sdk, sdk + "/tracetest"},
+	"internal/httpapi":  {"index", sdk, sdk + "/tracetest"},
 	"internal/embedded": {"github.com/nats-io/nats.go", "github.com/nats-io/nats.go/jetstream"},
 }
 
@@ -94,6 +102,8 @@ func TestImportsComplains(t *testing.T) {
 		{"downward", "index", module + "/version", "", ""},
 		{"to the domain", "index", module, "", ""},
 		{"wiring", "cmd/imgd", module + "/internal/embedded", "", ""},
+		{"what commands share", "internal/client", module + "/index", "", ""},
+		{"what commands share in an adapter", "index", module + "/internal/client", "", "index imports internal/client"},
 		{"real parts in a test", "events", "", module + "/internal/embedded", ""},
 		{"its own package in a test", "events", "", module + "/events", ""},
 		{"standard library", "version", "strings", "", ""},

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -35,6 +37,10 @@ type Builder interface {
 
 // Capturer reads what was pushed.
 type Capturer interface {
+	// Resolve answers what ref, a tag or a digest, names in the repository at
+	// this moment, by the bytes that are served. ErrNotFound if there is none,
+	// ErrInvalid if it is no image. It changes nothing.
+	Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error)
 	// Capture reads root back by digest from every repository, checks the bytes
 	// against their digests, and answers root and its platforms' manifests
 	// (Platform set, sorted by it), attestations left out. ErrNotFound if a
@@ -96,8 +102,13 @@ type Lookup interface {
 	// Wanted is the release whose root the tag should name: the claim's, else
 	// the holder's.
 	Wanted(image, tag string) (Release, bool)
-	// Made reports whether a release of the image has that root.
+	// Made reports whether imgd has built a release of the image with that root.
 	Made(image string, root digest.Digest) bool
+	// Generation is the tag's, 0 if the index never had it.
+	Generation(image, tag string) uint64
+	// Repositories are those of the image's newest release that was not
+	// abandoned, nil if there is none.
+	Repositories(image string) []string
 }
 
 // Asker puts a request into the queue.
@@ -108,22 +119,28 @@ type Asker interface {
 	Ask(ctx context.Context, req Request) error
 }
 
-// A Pipeline takes a request to its end. All fields but Peeker and Log must be
-// set. Its methods are safe for concurrent use.
+// A Pipeline takes a request to its end. The fields up to Asker must be set. Its
+// methods are safe for concurrent use.
 type Pipeline struct {
-	Projects map[string]Project
+	Projects *Projects
 	Git      Git
-	Peeker   Peeker // nil: nothing is built before git has resolved it
 	Builder  Builder
 	Capturer Capturer
 	Tagger   Tagger
 	Index    Index
 	Lookup   Lookup
 	Asker    Asker
-	Log      *slog.Logger
 
-	// settling holds a chan struct{} of one place per image: one settle at a time.
-	settling sync.Map
+	Drifts   Drifts           // default: drift is only logged
+	Peeker   Peeker           // default: nothing is built before git has resolved it
+	Observe  Observer         // of each stage; default: nobody is told
+	Registry string           // host[:port] of images that no project makes and nobody says more of; default none
+	Now      func() time.Time // default time.Now
+	Random   io.Reader        // of commands' IDs; default crypto/rand's
+	Log      *slog.Logger     // default: none
+
+	settling  places // one settle at a time per image
+	recording places // one Record at a time per image
 
 	// repaid holds the IDs of abandoned releases for which this process has
 	// asked anew: see askAnew.
@@ -229,9 +246,13 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 	if !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
 		return err
 	}
+	project, ok := p.Projects.Get(req.Project)
+	if !ok {
+		return err // nobody's tags any more
+	}
 	report(Publishing)
 	for _, t := range req.Tags {
-		if settleErr := p.settleBack(ctx, p.Projects[req.Project].Image, t.Name); settleErr != nil {
+		if settleErr := p.settleBack(ctx, project.Image, t.Name); settleErr != nil {
 			return settleErr
 		}
 	}
@@ -242,7 +263,11 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 // image that nothing names, one after it an admitted release that the next run
 // finds.
 func (p *Pipeline) admit(ctx context.Context, candidate, known Release) (Release, error) {
-	rel, err := p.Index.Admit(ctx, candidate, known.ID)
+	var rel Release
+	err := p.observed(ctx, StageAdmit, candidate.Request, func(ctx context.Context) (err error) {
+		rel, err = p.Index.Admit(ctx, candidate, known.ID)
+		return err
+	})
 	if err != nil {
 		return Release{}, fmt.Errorf("admit %s: %w", candidate.Root.Digest, err)
 	}
@@ -251,14 +276,18 @@ func (p *Pipeline) admit(ctx context.Context, candidate, known Release) (Release
 
 // Resolve completes req: commit, version, tags and ID.
 func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
-	project, ok := p.Projects[req.Project]
-	if !ok {
-		return fmt.Errorf("project %q is not configured: %w", req.Project, ErrInvalid)
+	project, err := p.project(req.Project)
+	if err != nil {
+		return err
 	}
 	if !project.Allows(req.Ref) {
 		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
 	}
-	commit, err := p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+	var commit Commit
+	err = p.observed(ctx, StageResolve, *req, func(ctx context.Context) (err error) {
+		commit, err = p.Git.Resolve(ctx, project.Name, req.Ref, req.Commit)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
@@ -278,10 +307,23 @@ func (r *Request) complete(commit Commit) (err error) {
 	return nil
 }
 
+// project is the one of that name, as it is configured now. ErrInvalid if none
+// is, any more.
+func (p *Pipeline) project(name string) (Project, error) {
+	project, ok := p.Projects.Get(name)
+	if !ok {
+		return Project{}, fmt.Errorf("project %q is not configured: %w", name, ErrInvalid)
+	}
+	return project, nil
+}
+
 // candidate is what req would publish: the root its newest release made, if
 // the registry has it still, else a new build.
 func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, report func(State)) (Release, error) {
-	project := p.Projects[req.Project]
+	project, err := p.project(req.Project)
+	if err != nil {
+		return Release{}, err
+	}
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
 	rel.Request.Force = req.Force && !p.forceUsed(req.ID)
 	if known.ID != "" && known.Why != RootLost {
@@ -292,12 +334,16 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 		p.log().Warn("root is gone from the registry, building again", "request", req.ID, "root", known.Root.Digest)
 	}
 	report(Building)
-	root, err := p.Builder.Build(ctx, project, req)
+	var root ocispec.Descriptor
+	err = p.observed(ctx, StageBuild, req, func(ctx context.Context) (err error) {
+		root, err = p.Builder.Build(ctx, project, req)
+		return err
+	})
 	if err != nil {
 		return rel, err
 	}
 	rel.Tags = wanted(req.Tags)
-	return rel, p.capture(ctx, project, root.Digest, &rel)
+	return rel, p.capture(ctx, root.Digest, &rel)
 }
 
 // forceUsed reports whether an earlier release of the request has held an
@@ -321,7 +367,7 @@ func (p *Pipeline) forceUsed(request string) bool {
 // reuse makes the candidate rel of what the known release built, with the
 // version and labels that are in that image, for the tags that do not name it.
 func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, error) {
-	if err := p.capture(ctx, p.Projects[rel.Request.Project], known.Root.Digest, &rel); err != nil {
+	if err := p.capture(ctx, known.Root.Digest, &rel); err != nil {
 		return rel, err
 	}
 	tags := p.unnamed(rel.Image, rel.Request.Tags, known.Root.Digest)
@@ -332,8 +378,12 @@ func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, erro
 	return rel, nil
 }
 
-func (p *Pipeline) capture(ctx context.Context, project Project, root digest.Digest, rel *Release) (err error) {
-	rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, project.Repositories, root)
+// capture completes rel with what its repositories have.
+func (p *Pipeline) capture(ctx context.Context, root digest.Digest, rel *Release) error {
+	err := p.observed(ctx, StageCapture, rel.Request, func(ctx context.Context) (err error) {
+		rel.Root, rel.Platforms, err = p.Capturer.Capture(ctx, rel.Repositories, root)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("capture %s: %w", root, err)
 	}

@@ -408,7 +408,7 @@ func TestProjectGone(t *testing.T) {
 	w.refs[tagRef] = commit("a")
 	rel := w.admit(request(tagRef, 1))
 	p := w.pipeline()
-	p.Projects = nil
+	p.Projects.Set(nil)
 	if _, err := p.Drive(t.Context(), rel); err == nil {
 		t.Error("got no error")
 	}

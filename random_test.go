@@ -121,7 +121,7 @@ func newPlay(t *testing.T, seed uint64, daemons int) *play {
 	}
 	for range daemons {
 		pipeline := p.pipeline()
-		pipeline.Git, pipeline.Builder, pipeline.Capturer, pipeline.Tagger, pipeline.Index, pipeline.Asker = p, p, p, p, p, p
+		pipeline.Git, pipeline.Builder, pipeline.Capturer, pipeline.Tagger, pipeline.Index, pipeline.Asker = p, p, reader{p, p.world}, p, p, p
 		p.daemons = append(p.daemons, pipeline)
 	}
 	return p

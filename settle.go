@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -21,14 +22,11 @@ var errNoRepository = errors.New("no configured project makes the image")
 // the tag as it is wanted; then, too, the index still wants it so. No other
 // error says anything about the request that meets it.
 func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
-	value, _ := p.settling.LoadOrStore(image, make(chan struct{}, 1))
-	place := value.(chan struct{})
-	select {
-	case place <- struct{}{}:
-		defer func() { <-place }()
-	case <-ctx.Done():
-		return ctx.Err()
+	leave, err := p.settling.enter(ctx, image)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
 		err := p.write(ctx, tag, image, want)
@@ -38,6 +36,21 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest == want.Root.Digest {
 			return err
 		}
+	}
+}
+
+// places are one place for each name, to be taken by one at a time.
+type places struct{ byName sync.Map }
+
+// enter waits for the place; what it answers gives it back.
+func (s *places) enter(ctx context.Context, name string) (leave func(), err error) {
+	value, _ := s.byName.LoadOrStore(name, make(chan struct{}, 1))
+	place := value.(chan struct{})
+	select {
+	case place <- struct{}{}:
+		return func() { <-place }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -56,8 +69,12 @@ func opaque(err error) error {
 // write makes the tag what want says in every repository; a want without root
 // means that nothing of imgd's should be there. One repository that stays as it
 // is does not keep the others from being put right, but from taking a new
-// claim: that ends, or loses the tag, by what is answered.
+// claim: that ends, or loses the tag, by what is answered. A tag that another CI
+// has pushed is only read.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
+	if want.Pushed {
+		return p.observe(ctx, tag, want)
+	}
 	repositories := p.repositories(image)
 	if len(repositories) == 0 {
 		return fmt.Errorf("%w %s: put its project back to let it go on", errNoRepository, image)
@@ -103,10 +120,20 @@ func (p *Pipeline) settleBack(ctx context.Context, image, tag string) error {
 	return nil
 }
 
+// settleLost settles back a tag that rel asked for and does not have. One that
+// another CI has pushed stays as that left it where nobody wants it: imgd may
+// have made what it names, but did not put it there.
+func (p *Pipeline) settleLost(ctx context.Context, rel Release, tag string) error {
+	if _, wanted := p.Lookup.Wanted(rel.Image, tag); rel.Pushed && !wanted {
+		return nil
+	}
+	return p.settleBack(ctx, rel.Image, tag)
+}
+
 // repositories are those of every project that makes the image, sorted.
 func (p *Pipeline) repositories(image string) []string {
 	var all []string
-	for _, project := range p.Projects {
+	for _, project := range p.Projects.All() {
 		if project.Image == image {
 			all = append(all, project.Repositories...)
 		}

@@ -108,9 +108,10 @@ func driveOpenHangs(t *testing.T) {
 	req := request("refs/tags/v9.0.0", 1)
 	req.Project, w.refs[req.Ref] = "other", commit("c")
 	p := w.pipeline()
-	other := p.Projects["hello"]
+	hello, _ := p.Projects.Get("hello")
+	other := hello
 	other.Name, other.Image, other.Repositories = "other", "demo/other", []string{copyRepo}
-	p.Projects["other"] = other
+	p.Projects.Set(map[string]imgd.Project{"hello": hello, "other": other})
 	r := &registry{world: w, answers: map[string]func(context.Context) error{"v9.0.0": broken, "v1.2.2": silent, "v1.2.3": silent}}
 	p.Tagger = r
 	if rel, err := p.Handle(t.Context(), &req, func(imgd.State) {}); !errors.Is(err, errInjected) || rel.State != imgd.ReleaseAdmitted {

@@ -32,7 +32,7 @@ func (w *world) work(req imgd.Request) *worker {
 	ctx, die := context.WithCancel(context.Background())
 	k := &worker{world: w, req: req, at: "begin", die: die, steps: make(chan struct{}), stands: make(chan struct{})}
 	p := w.pipeline()
-	p.Git, p.Builder, p.Capturer, p.Tagger, p.Index, p.Asker = k, k, k, k, k, k
+	p.Git, p.Builder, p.Capturer, p.Tagger, p.Index, p.Asker = k, k, reader{k, w}, k, k, k
 	go func() {
 		<-k.steps
 		got := k.req

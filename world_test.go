@@ -29,7 +29,7 @@ var errInjected = errors.New("injected fault")
 
 // A fault befalls the effects of one name, while there are any left.
 type fault struct {
-	effect string // resolve, build, capture, admit, tag, untag, publish, forgo, abandon, ask
+	effect string // resolve, build, capture, read, admit, tag, untag, publish, forgo, abandon, ask, drift
 	mode   string // see world.effect
 	left   int
 }
@@ -46,6 +46,9 @@ type world struct {
 	fault   fault
 	effects []string // all, in order
 
+	unobserved bool     // the pipeline has no Observer
+	observed   []string // what the Observer was told: stages that have ended, and how
+
 	mu           sync.Mutex
 	stage        imgd.State        // last reported, while deliver runs
 	refs         map[string]string // full ref -> commit
@@ -60,7 +63,10 @@ type world struct {
 	refused      map[string]bool          // by the registry, once at least
 	written      map[string]bool          // tags that something was put under, ever
 	asked        []imgd.Request
-	hours        int // that later has let pass
+	lists        map[digest.Digest][]ocispec.Descriptor // roots that are of several platforms
+	drifts       []imgd.Drift                           // as they were told
+	seconds      int                                    // of the clock that recorder has
+	hours        int                                    // that later has let pass
 }
 
 // at is where a tag stands in tags: by its name in demoRepo, else with its
@@ -94,8 +100,8 @@ func (w *world) open() {
 func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
-	p := &imgd.Pipeline{Projects: map[string]imgd.Project{"hello": project},
-		Git: w, Builder: w, Capturer: w, Tagger: w, Index: w, Lookup: w.index, Asker: w}
+	p := &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": project}),
+		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe()}
 	if w.peeks {
 		p.Peeker = w
 	}
@@ -107,11 +113,42 @@ func (w *world) Peek(_ context.Context, _, commit string) (imgd.Commit, bool) {
 	return imgd.Commit{ID: commit, Time: epoch}, true
 }
 
+type captures interface {
+	Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error)
+}
+
+// A reader is the registry as the pipeline reads it: its tags are the world's.
+type reader struct {
+	captures
+	w *world
+}
+
+func (r reader) Resolve(ctx context.Context, repository, ref string) (d ocispec.Descriptor, err error) {
+	err = r.w.effect(ctx, "read", func() error {
+		d, err = foreign{r.w}.Resolve(ctx, repository, ref)
+		return err
+	})
+	return d, err
+}
+
+// ReportDrift notes each drift once, as the stream does.
+func (w *world) ReportDrift(ctx context.Context, d imgd.Drift) error {
+	return w.effect(ctx, "drift", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !slices.Contains(w.drifts, d) {
+			w.drifts = append(w.drifts, d)
+		}
+		return nil
+	})
+}
+
 // effect runs do under the fault of that name.
 func (w *world) effect(ctx context.Context, name string, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err // a dead process has no effects
 	}
+	w.mustBeObserved(ctx, name)
 	w.mu.Lock()
 	w.effects = append(w.effects, name)
 	if after := []string{"tag", "untag", "publish", "forgo", "abandon", "ask"}; w.stage != "" && w.stage != imgd.Publishing && slices.Contains(after, name) {
@@ -209,6 +246,10 @@ func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d 
 		if !w.roots[root] {
 			return imgd.ErrNotFound
 		}
+		if p = w.lists[root]; p != nil {
+			d = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}
+			return nil
+		}
 		d = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: root, Size: 479}
 		platform := d
 		platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
@@ -220,8 +261,12 @@ func (w *world) Capture(ctx context.Context, _ []string, root digest.Digest) (d 
 
 func (w *world) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	return w.effect(ctx, "tag", func() error {
-		if rel, ok := w.index.Wanted(demoImage, tag); !ok || rel.Root.Digest != root.Digest {
+		rel, ok := w.index.Wanted(demoImage, tag)
+		if !ok || rel.Root.Digest != root.Digest {
 			w.t.Errorf("tag %s is written with %s before the index wants it (I5)", tag, root.Digest)
+		}
+		if rel.Pushed {
+			w.t.Errorf("tag %s is written, which another CI has pushed", tag)
 		}
 		return w.put(at(repository, tag), root.Digest)
 	})
@@ -298,6 +343,9 @@ func (w *world) Publish(ctx context.Context, id string) (out imgd.Release, err e
 	err = w.effect(ctx, "publish", func() error {
 		rel, _ := w.index.Release(id)
 		for _, t := range rel.Taken() {
+			if rel.Pushed {
+				continue // what is not there is told as drift
+			}
 			for _, repository := range rel.Repositories {
 				key := at(repository, t.Name)
 				if want, _ := w.index.Wanted(rel.Image, t.Name); w.tags[key] != want.Root.Digest {

@@ -6,6 +6,7 @@ package builder
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
@@ -54,9 +56,16 @@ type Config struct {
 	// PlainHTTP pushes to Registry without TLS. On a loopback address there is
 	// none anyway.
 	PlainHTTP bool
+	// Credentials answers how to log in to the registry on host (host or
+	// host:port): user and secret, a secret alone if it is an identity token, or
+	// nothing. It is asked at each build. Default: nobody logs in.
+	Credentials func(ctx context.Context, host string) (user, secret string, err error)
 	// LogDir is where the build logs are kept, one <request>.jsonl each; it is
 	// made if missing.
 	LogDir string
+	// Traces takes the spans of the calls to buildkitd that a trace asks for;
+	// buildkitd adds its own to it. Default: none are made.
+	Traces trace.TracerProvider
 	Log    *slog.Logger // default: none
 }
 
@@ -66,6 +75,7 @@ type Builder struct {
 	cfg    Config
 	client *client.Client
 	logs   *logs
+	secret string // the name under which sessions hand out git's credentials
 }
 
 // New returns a Builder. It does not need buildkitd to be there.
@@ -76,18 +86,23 @@ func New(ctx context.Context, cfg Config) (*Builder, error) {
 	if err := os.MkdirAll(cfg.LogDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make directory of build logs: %w", err)
 	}
-	c, err := dial(ctx, cfg.Address)
+	var opts []client.ClientOpt
+	if cfg.Traces != nil {
+		opts = append(opts, client.WithTracerProvider(inside{TracerProvider: cfg.Traces}))
+	}
+	c, err := dial(ctx, cfg.Address, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{cfg: cfg, client: c, logs: newLogs(cfg.LogDir)}, nil
+	return &Builder{cfg: cfg, client: c, logs: newLogs(cfg.LogDir), secret: rand.Text()}, nil
 }
 
 // dial returns a client, which connects when it is used.
-func dial(ctx context.Context, address string) (*client.Client, error) {
+func dial(ctx context.Context, address string, opts ...client.ClientOpt) (*client.Client, error) {
 	pause := backoff.DefaultConfig
 	pause.MaxDelay = reconnectTime
-	c, err := client.New(ctx, address, client.WithGRPCDialOption(grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: pingTime})))
+	opts = append(opts, client.WithGRPCDialOption(grpc.WithConnectParams(grpc.ConnectParams{Backoff: pause, MinConnectTimeout: pingTime})))
+	c, err := client.New(ctx, address, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to buildkitd at %s: %w", address, err)
 	}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,6 +182,8 @@ func TestBuildMayPass(t *testing.T) {
 		{name: "buildkitd is down", config: func(c *builder.Config) { c.Address = "unix:///run/imgd-no-such.sock" }, want: "no such file"},
 		{name: "registry is down", change: func(p *imgd.Project, _ *imgd.Request) { p.Repositories = []string{"127.0.0.1:1/demo/hello"} }, want: "refused"},
 		{name: "base registry is down", dockerfile: "FROM 127.0.0.1:1/base\n", want: "refused"},
+		{name: "base registry is overloaded", dockerfile: "FROM " + answering(t, http.StatusServiceUnavailable) + "/base\n", want: "503"},
+		{name: "base registry limits the rate", dockerfile: "FROM " + answering(t, http.StatusTooManyRequests) + "/base\n", want: "429"},
 		{name: "git is down", change: func(p *imgd.Project, _ *imgd.Request) { p.Git = "http://127.0.0.1:1/hello.git" }, want: "127.0.0.1"},
 		{name: "commit is gone", change: func(_ *imgd.Project, r *imgd.Request) { r.Commit = strings.Repeat("a", 40) }, want: "aaaa"},
 	}
@@ -207,6 +211,14 @@ func TestBuildMayPass(t *testing.T) {
 			t.Log(err)
 		})
 	}
+}
+
+// answering is the address of a registry that has one answer to everything.
+func answering(t *testing.T, status int) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
 }
 
 func TestBuildRefuses(t *testing.T) {

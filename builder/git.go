@@ -6,15 +6,23 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
 )
 
 // gitSource is how buildkitd gets the commit.
 type gitSource struct {
-	url     string            // without credentials
-	secrets map[string][]byte // the credentials, as a session hands them out
-	hide    []string          // the strings that may not be shown
+	url    string   // without credentials
+	header string   // the credentials, as the value of an Authorization header
+	hide   []string // the strings that may not be shown
+
+	plain string // url without its query
+	ref   string
+	id    string // the commit's
 }
 
 // gitContext is the commit and nothing else: buildkitd fetches it by its ID,
@@ -45,14 +53,31 @@ func gitContext(p imgd.Project, req imgd.Request) (gitSource, error) {
 	if !strings.HasSuffix(u.Path, ".git") {
 		u.Path = strings.TrimSuffix(u.Path, "/") + ".git"
 	}
-	source := credentials(u.Host, u.User)
+	source := credentials(u.User)
 	u.User = nil
 	source.url = u.String()
+	u.RawQuery = ""
+	source.plain, source.ref, source.id = u.String(), req.Ref, req.Commit
 	return source, nil
 }
 
-// credentials become a header for that host alone.
-func credentials(host string, user *url.Userinfo) gitSource {
+// hand gives the source to the solve. Credentials go by the session as a secret,
+// and whatever a Dockerfile names it can mount: so not by the name that
+// BuildKit's frontend would give them, but by one that nobody knows, which takes
+// what that frontend makes of a git URL made here.
+func (s gitSource) hand(opt *client.SolveOpt, secret string) {
+	if s.header == "" {
+		opt.FrontendAttrs["context"] = s.url
+		return
+	}
+	state := llb.Git(s.plain, "", llb.GitRef(s.ref), llb.GitChecksum(s.id), llb.GitFetchByCommit(), llb.GitSkipSubmodules(), llb.GitMTimeCommit(),
+		llb.AuthHeaderSecret(secret), llb.AuthTokenSecret(""), llb.WithCustomName("[internal] load git source "+s.url))
+	opt.FrontendInputs = map[string]llb.State{"context": state, "dockerfile": state}
+	opt.Session = append(opt.Session, secretsprovider.FromMap(map[string][]byte{secret: []byte(s.header)}))
+}
+
+// credentials become a header.
+func credentials(user *url.Userinfo) gitSource {
 	if user == nil {
 		return gitSource{}
 	}
@@ -62,5 +87,5 @@ func credentials(host string, user *url.Userinfo) gitSource {
 	if password == "" { // https://token@host
 		hide = append(hide, user.Username())
 	}
-	return gitSource{secrets: map[string][]byte{"GIT_AUTH_HEADER." + host: []byte("basic " + token)}, hide: hide}
+	return gitSource{header: "basic " + token, hide: hide}
 }

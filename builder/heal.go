@@ -2,10 +2,12 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"time"
 
 	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 )
 
 // gitRepos are the records in which buildkitd keeps the repositories that it
@@ -22,14 +24,16 @@ var damaged = regexp.MustCompile(`\.lock': File exists|unable to read sha1 file|
 const healTime = 30 * time.Second
 
 // heal makes buildkitd fetch its repositories anew if err says that one of them
-// is damaged, for the next try of the build. What other builds use stays. Safe to
-// repeat: it is a cache.
+// is damaged, for the next try of the build. A command that failed says in its
+// own words what it wants. What other builds use stays. Safe to repeat: it is a
+// cache.
 func (b *Builder) heal(ctx context.Context, err error) {
-	if !damaged.MatchString(err.Error()) {
+	var exit *gateway.ExitError
+	if errors.As(err, &exit) || !damaged.MatchString(err.Error()) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
 	pruned := b.client.Prune(ctx, nil, client.WithFilter([]string{gitRepos}), client.PruneAll)
-	b.cfg.Log.Warn("buildkitd's copy of a git repository is damaged, having it fetched anew", "cause", err, "error", pruned)
+	b.cfg.Log.Warn("buildkitd's copy of a git repository is damaged, having it fetched anew", "error", pruned)
 }

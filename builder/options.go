@@ -19,7 +19,6 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -45,7 +44,6 @@ func (b *Builder) solveOpt(p imgd.Project, req imgd.Request) (client.SolveOpt, [
 	if err != nil {
 		return client.SolveOpt{}, nil, err
 	}
-	attrs["context"] = git.url
 	exports, err := b.exports(p.Repositories)
 	if err != nil {
 		return client.SolveOpt{}, nil, err
@@ -57,10 +55,11 @@ func (b *Builder) solveOpt(p imgd.Project, req imgd.Request) (client.SolveOpt, [
 		Exports:              exports,
 		CompatibilityVersion: compatibility,
 	}
-	if len(git.secrets) > 0 {
-		opt.Session = []session.Attachable{secretsprovider.FromMap(git.secrets)}
+	if b.cfg.Credentials != nil {
+		opt.Session = []session.Attachable{&login{ask: b.cfg.Credentials, own: b.cfg.Registry, seen: b.cfg.RegistryAddress}}
 	}
-	return opt, git.hide, nil
+	git.hand(&opt, b.secret)
+	return opt, append(git.hide, b.secret), nil
 }
 
 // attrsOf are the frontend's attributes but for the context.

@@ -69,11 +69,13 @@ func (b *Bus) enqueue(ctx context.Context, req imgd.Request, delivery string) (i
 	if err != nil {
 		return req, 0, err
 	}
-	m := &nats.Msg{Subject: msg.Subject, Data: msg.Body}
+	m := &nats.Msg{Subject: msg.Subject, Data: msg.Body, Header: nats.Header{}}
 	if msg.Nonce != "" {
-		m.Header = nats.Header{nonceHeader: {msg.Nonce}}
+		m.Header[nonceHeader] = []string{msg.Nonce}
 	}
+	ctx, sent := b.tracer.send(ctx, m)
 	ack, err := b.publish(ctx, m, jetstream.WithMsgID(msg.MsgID), jetstream.WithExpectStream(requestsStream))
+	sent(asked, err)
 	if err != nil {
 		return req, 0, fmt.Errorf("enqueue request: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgd/imgd"
 )
@@ -49,6 +50,7 @@ const (
 // but URL works.
 type Config struct {
 	URL     string                        // of the NATS servers, separated by commas
+	Creds   string                        // file with the user's JWT and seed (.creds), read at each connect; default: none
 	Name    string                        // of this client in the server's lists; default imgd
 	Slots   int                           // requests built at a time; default 2
 	Poll    time.Duration                 // how long one ask for a request waits, and an idle shutdown at most; default 1s
@@ -70,6 +72,13 @@ type Config struct {
 	// counts as an error. Default: always ready.
 	Ready func(ctx context.Context) error
 	Watch time.Duration // how often Ready is asked while it is an error, else a tenth as often; default 3s
+
+	// Observe is told what happens here, for metrics.
+	Observe Observer
+	// Traces takes the spans of what becomes of a request: of its way into the
+	// queue, and of each try. Default: none are made, and those of others in the
+	// queue are not looked at.
+	Traces trace.TracerProvider
 
 	// Events of ends name the project's image, empty if it is not configured,
 	// and the index.
@@ -97,6 +106,7 @@ func (c Config) withDefaults() Config {
 	if c.Image == nil {
 		c.Image = func(string) string { return "" }
 	}
+	c.Observe = c.Observe.withDefaults()
 	return c
 }
 
@@ -110,6 +120,7 @@ type Bus struct {
 
 	outage *outage
 	first  firstStates
+	tracer tracer
 }
 
 // Connect connects to NATS and declares the streams, which is safe to repeat
@@ -117,7 +128,7 @@ type Bus struct {
 // server answers; a connection that is lost later is tried again for ever.
 // Close ends what it starts.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
-	b := &Bus{cfg: cfg.withDefaults()}
+	b := &Bus{cfg: cfg.withDefaults(), tracer: newTracer(cfg.Traces)}
 	b.outage = newOutage(b.cfg)
 	nc, err := nats.Connect(b.cfg.URL, b.options()...)
 	if err != nil {
@@ -138,7 +149,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 
 func (b *Bus) options() []nats.Option {
 	log := b.cfg.Log
-	return []nats.Option{
+	options := []nats.Option{
 		nats.Name(b.cfg.Name),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
@@ -152,6 +163,10 @@ func (b *Bus) options() []nats.Option {
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connected again", "server", nc.ConnectedUrlRedacted()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats reports", "error", err) }),
 	}
+	if b.cfg.Creds != "" {
+		options = append(options, nats.UserCredentials(b.cfg.Creds))
+	}
+	return options
 }
 
 // Ping asks JetStream for the queue, so it fails if the server, JetStream or

@@ -87,11 +87,14 @@ func (b *Bus) retryLetter(ctx context.Context, seq uint64, by string) (imgd.Requ
 	if !strings.HasPrefix(subject, requestsPrefix) {
 		return imgd.Request{}, fmt.Errorf("%s has no subject of the queue, %q: %w", letterID(seq), subject, imgd.ErrInvalid)
 	}
-	msg := &nats.Msg{Subject: subject, Data: raw.Data}
+	msg := &nats.Msg{Subject: subject, Data: raw.Data, Header: nats.Header{}}
 	if nonce := raw.Header.Get(nonceHeader); nonce != "" {
-		msg.Header = nats.Header{nonceHeader: {nonce}}
+		msg.Header[nonceHeader] = []string{nonce}
 	}
-	if _, err := b.publish(ctx, msg, jetstream.WithMsgID("retry/"+letterID(seq)), jetstream.WithExpectStream(requestsStream)); err != nil {
+	sending, sent := b.tracer.send(ctx, msg)
+	_, err = b.publish(sending, msg, jetstream.WithMsgID("retry/"+letterID(seq)), jetstream.WithExpectStream(requestsStream))
+	sent(imgd.Request{}, err)
+	if err != nil {
 		return imgd.Request{}, fmt.Errorf("enqueue %s: %w", letterID(seq), err)
 	}
 	if err := b.remove(ctx, b.dead, seq); err != nil {
@@ -209,18 +212,21 @@ func (b *Bus) dropped(st imgd.Status, state imgd.State, why string) imgd.Status 
 	return st
 }
 
-// Depth is how many requests wait in the queue or are being handled, and how
-// many dead letters there are.
-func (b *Bus) Depth(ctx context.Context) (queued, dead uint64, err error) {
+// Depth measures the queue.
+func (b *Bus) Depth(ctx context.Context) (imgd.Depth, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
 	requests, err := b.requests.Info(ctx)
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask for %s: %w", requestsStream, err)
+		return imgd.Depth{}, fmt.Errorf("ask for %s: %w", requestsStream, err)
 	}
 	letters, err := b.dead.Info(ctx)
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask for %s: %w", deadStream, err)
+		return imgd.Depth{}, fmt.Errorf("ask for %s: %w", deadStream, err)
 	}
-	return requests.State.Msgs, letters.State.Msgs, nil
+	d := imgd.Depth{Queued: requests.State.Msgs, Dead: letters.State.Msgs}
+	if d.Queued > 0 {
+		d.Oldest = requests.State.FirstTime
+	}
+	return d, nil
 }

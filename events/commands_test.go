@@ -102,7 +102,7 @@ func dead(t *testing.T, b *events.Bus, ref string) imgd.Status {
 	t.Helper()
 	stop := running(t, consume(b, openHandler(t, func(context.Context, *imgd.Request) error { return errAway })))
 	st := final(t, b, ask(t, b, ref))
-	until(t, "empty queue", func() bool { queued, _, err := b.Depth(t.Context()); return err == nil && queued == 0 })
+	until(t, "empty queue", func() bool { d, err := b.Depth(t.Context()); return err == nil && d.Queued == 0 })
 	if err := stop(); err != nil || st.State != imgd.Dead {
 		t.Fatalf("got %+v, error %v", st, err)
 	}

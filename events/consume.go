@@ -2,10 +2,13 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd"
@@ -41,9 +44,14 @@ const maxPublishing = 64
 // running handlers finish within Config.Grace, cancels those that have not,
 // gives their requests back for others to take at once, and returns. A request
 // is acknowledged after its final state is durable; a crash before that delivers
-// it again. While Config.Ready is an error it takes none.
+// it again. While Config.Ready is an error it takes none. It begins when NATS
+// answers; a queue that cannot be used is an error.
 func (b *Bus) Consume(ctx context.Context, h Handler) error {
 	cons, err := b.consumer(ctx)
+	for ; err != nil && ctx.Err() == nil && away(err); cons, err = b.consumer(ctx) {
+		b.cfg.Log.Warn("cannot take requests yet, trying again", "error", err)
+		pause(ctx, takePause)
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -65,6 +73,13 @@ func (b *Bus) Consume(ctx context.Context, h Handler) error {
 	watching.Wait()
 	_ = orders.Unsubscribe() // only a closed connection refuses
 	return b.flush()         // what was given back
+}
+
+// away reports whether err says that JetStream, which was there when the bus
+// connected, does not answer.
+func away(err error) bool {
+	return slices.ContainsFunc([]error{context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, jetstream.ErrJetStreamNotEnabled},
+		func(silent error) bool { return errors.Is(err, silent) })
 }
 
 // withGrace is done grace later than ctx.
@@ -143,15 +158,16 @@ func (w *worker) take(ctx context.Context, cons jetstream.Consumer) (jetstream.M
 	return msg, nil
 }
 
-// enter notes that d is being handled, unless its request is.
-func (w *worker) enter(d *delivery) bool {
+// enter notes that d is being handled, unless its request is: then it answers
+// by which delivery.
+func (w *worker) enter(d *delivery) (running *delivery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running[d.req.ID] != nil {
-		return false
+	if running := w.running[d.req.ID]; running != nil {
+		return running
 	}
 	w.running[d.req.ID] = d
-	return true
+	return nil
 }
 
 func (w *worker) leave(d *delivery) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"testing"
@@ -33,6 +34,29 @@ func TestPublished(t *testing.T) {
 		Release: req.ID + "-1", AskedAt: req.AskedAt, StartedAt: building.StartedAt, EndedAt: got.EndedAt}
 	if !reflect.DeepEqual(got, want) || got.EndedAt.IsZero() {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// A server that is away, or slow, when Consume begins is waited for.
+func TestConsumeBeginsInAnOutage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	said := &lines{}
+	b := connect(t, events.Config{URL: s.url(), Timeout: time.Second, Log: slog.New(slog.NewTextHandler(said, nil))})
+	req := ask(t, b, "refs/heads/main")
+	s.stop()
+	h := openHandler(t, nil)
+	running(t, func(ctx context.Context) error {
+		err := b.Consume(ctx, h)
+		if ctx.Err() == nil {
+			t.Errorf("it ends with %v", err)
+		}
+		return err
+	})
+	until(t, "a warning", func() bool { return said.count("cannot take requests yet") > 0 })
+	s.start()
+	if got := receive(t, h.started, "start of the request"); got.ID != req.ID {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -160,8 +160,9 @@ func (b *Bus) throwAway(ctx context.Context, st imgd.Status, until time.Time) er
 	return nil
 }
 
-// remove deletes a message durably. Safe to repeat: it is no error if the
-// message is gone.
+// remove deletes a message. A stream that recovers from a kill may have it
+// again, so it is for what may be met twice. Safe to repeat: it is no error if
+// the message is gone.
 func (b *Bus) remove(ctx context.Context, stream jetstream.Stream, seq uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/imgd/imgd"
@@ -35,6 +36,7 @@ type delivery struct {
 	telling sync.WaitGroup          // of the write of a stage, which is waited for before seen and outrun are touched
 	seen    uint64                  // sequence of the state it wrote last
 	outrun  bool                    // a newer delivery or ask tells the states now
+	ended   func(imgd.State, error) // tells the trace how the try has ended
 }
 
 // deliver takes one message to its end, to its next try, or back. It has a slot
@@ -53,10 +55,15 @@ func (w *worker) deliver(hard context.Context, msg jetstream.Msg) {
 		w.buryUnreadable(hard, d, err)
 		return
 	}
-	ctx, cancel := context.WithCancelCause(hard)
+	ctx, traced := w.tracer.try(hard, d)
+	defer traced()
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.cancel = cancel
-	if !w.enter(d) {
+	if running := w.enter(d); running != nil {
+		if running.meta.Sequence.Stream == d.meta.Sequence.Stream {
+			w.cfg.Observe.LeaseLost(Expired)
+		}
 		w.cfg.Log.Info("request is being handled here already", "request", d.req.ID)
 		w.nak(d, msg.NakWithDelay(w.cfg.Retry(1)))
 		return
@@ -85,7 +92,9 @@ func (w *worker) keep(msg jetstream.Msg) (stop func()) {
 			case <-done:
 				return
 			case <-t.C:
-				_ = msg.InProgress() // the connection's own handler tells of an outage
+				if err := msg.InProgress(); err != nil || !w.nc.IsConnected() { // its own handler logs it
+					w.cfg.Observe.LeaseLost(Unsent)
+				}
 			}
 		}
 	})
@@ -180,7 +189,7 @@ func (w *worker) pin(ctx, hard context.Context, d *delivery) {
 		return
 	}
 	log := w.cfg.Log.With("request", req.ID, "project", req.Project, "ref", req.Ref, "commit", req.Commit)
-	err = w.unclaim(hard, d)
+	err = w.unclaim(hard, d, req.ID)
 	if err == nil {
 		err = w.acknowledge(hard, d.msg)
 	}
@@ -209,14 +218,25 @@ func (w *worker) resolve(ctx context.Context, d *delivery) (imgd.Request, error)
 	return req, nil
 }
 
-// unclaim removes the state of d, whose request has another ID now. A state
-// that another has written since stays: it is a later ask's.
-func (w *worker) unclaim(hard context.Context, d *delivery) error {
+// unclaim puts an empty message in the place of the state of d, whose request
+// is known as id now, and says so in its header. To delete the state would not
+// do: a stream that recovers from a kill may have it again. A state that another
+// has written since stays: it is a later ask's.
+func (w *worker) unclaim(hard context.Context, d *delivery, id string) error {
 	if d.seen == 0 {
 		return nil
 	}
-	if err := w.remove(context.WithoutCancel(hard), w.Bus.status, d.seen); err != nil {
-		return fmt.Errorf("remove state of %s: %w", d.req.ID, err)
+	empty := &nats.Msg{Subject: statusPrefix + d.req.ID, Header: nats.Header{requestHeader: {id}}}
+	_, err := w.publish(context.WithoutCancel(hard), empty, jetstream.WithExpectLastSequencePerSubject(d.seen))
+	if outrun(err) {
+		cur, _, lookErr := w.last(context.WithoutCancel(hard), d.req.ID)
+		if lookErr == nil && cur.seq != d.seen {
+			return nil
+		}
+		err = errors.Join(err, lookErr)
+	}
+	if err != nil {
+		return fmt.Errorf("take back state of %s: %w", d.req.ID, err)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ func (b *Bus) ReportDrift(ctx context.Context, d imgd.Drift) error {
 	if err := b.writeOnce(ctx, subject, eventID(subject), body); err != nil {
 		return fmt.Errorf("report drift of %s:%s: %w", d.Image, d.Tag, err)
 	}
+	b.cfg.Observe.Drifted(d)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ type retry int
 
 const (
 	atOnce retry = iota // the try was interrupted, not failed
-	soon                // nothing is taken until the outage is over
+	soon                // it was not at fault; of an outage nothing is taken until that is over
 	later               // with the delay of its tries
 )
 
@@ -62,6 +63,8 @@ func endOf(a answer) end {
 		return end{state: imgd.Failed, err: because("invalid", a.err)}
 	case errors.Is(a.err, imgd.ErrRefused):
 		return end{state: imgd.Failed, err: because("refused", a.err)}
+	case errors.Is(a.err, context.Canceled): // by the daemon, as a part of it has failed
+		return end{state: imgd.Queued, retry: soon, err: because("interrupted", a.err)}
 	case a.outage() != nil:
 		return end{state: imgd.Queued, retry: soon, err: because("outage", a.err)}
 	case errors.As(a.err, &build):

@@ -124,6 +124,25 @@ func TestRetries(t *testing.T) {
 	empty(t, js)
 }
 
+// A handler that is interrupted by others than the bus has not failed.
+func TestInterruptedByOthers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := s.raw()
+	b := connect(t, dies(ends(s.url())))
+	fails := 2
+	running(t, consume(b, openHandler(t, func(context.Context, *imgd.Request) error {
+		if fails--; fails >= 0 {
+			return fmt.Errorf("build: %w", context.Canceled)
+		}
+		return nil
+	})))
+	if st := final(t, b, ask(t, b, "refs/heads/main")); st.State != imgd.Published || st.Tries != 3 {
+		t.Errorf("got %+v", st)
+	}
+	empty(t, js)
+}
+
 func TestRetryIsSeen(t *testing.T) {
 	s := startServer(t)
 	b := connect(t, events.Config{URL: s.url(), Retry: func(int) time.Duration { return time.Hour }})

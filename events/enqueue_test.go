@@ -93,7 +93,7 @@ func TestEnqueueMany(t *testing.T) {
 		asked = append(asked, req)
 	}
 	running(t, consume(b, openHandler(t, nil)))
-	until(t, "empty queue", func() bool { queued, _, err := b.Depth(t.Context()); return err == nil && queued == 0 })
+	until(t, "empty queue", func() bool { d, err := b.Depth(t.Context()); return err == nil && d.Queued == 0 })
 	for _, req := range asked {
 		if st, _, err := b.Status(t.Context(), req.ID); st.State != imgd.Published || err != nil {
 			t.Errorf("got %+v, error %v", st, err)

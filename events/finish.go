@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -85,17 +84,24 @@ func (b *Bus) conclude(ctx context.Context, st imgd.Status, hint uint64) (imgd.S
 	return st, nil
 }
 
-// announceEnd writes the event of the end st, if it has one. It is made of the
-// state alone, so it is the same each time.
+// announceEnd writes the event of the end st, if it has one, and its ask was not
+// told already. It is made of the state alone, so it is the same each time.
 func (b *Bus) announceEnd(ctx context.Context, st imgd.Status) error {
 	if !slices.Contains(toldEnds(), st.State) {
 		return nil // of a release the index tells, of the others nothing came
 	}
-	subject, body, err := EndEnvelope(st, b.cfg.Image(st.Project), b.cfg.IndexID)
+	image := b.cfg.Image(st.Project)
+	subject, body, err := EndEnvelope(st, image, b.cfg.IndexID)
 	if err != nil {
 		return fmt.Errorf("make event of the end: %w", err)
 	}
-	id := subject[strings.LastIndexByte(subject, '.')+1:]
+	id := eventID(subject)
+	for _, other := range toldEnds() {
+		// Its state is a later ask's, so it was handled again, and may end otherwise.
+		if other != st.State && b.written(ctx, eventSubject(string(other), image, id)) {
+			return nil
+		}
+	}
 	if err := b.writeOnce(ctx, subject, id, body); err != nil {
 		return fmt.Errorf("write event of the end: %w", err)
 	}
@@ -115,6 +121,7 @@ func (w *worker) acknowledge(ctx context.Context, msg jetstream.Msg) error {
 // be settled tried again.
 func (w *worker) settled(d *delivery, st imgd.Status, cause, err error) {
 	log := w.logOf(d).With("state", st.State, "release", st.Release)
+	d.ended(st.State, errors.Join(cause, err))
 	if err != nil {
 		log.Error("request ended but is not settled, trying again", "error", err)
 		w.nak(d, d.msg.NakWithDelay(w.cfg.Retry(1)))
@@ -123,6 +130,7 @@ func (w *worker) settled(d *delivery, st imgd.Status, cause, err error) {
 	if cause != nil {
 		log = log.With("error", cause)
 	}
+	w.cfg.Observe.Ended(st)
 	log.Log(context.Background(), levelOf(st.State), "request ended", "took", w.cfg.Now().Sub(d.started).Round(time.Millisecond).String())
 }
 
@@ -141,6 +149,8 @@ func (w *worker) logOf(d *delivery) *slog.Logger {
 // again gives the request back. If that is lost its lease runs out instead.
 func (w *worker) again(ctx context.Context, d *delivery, st imgd.Status, r retry, cause error) {
 	log := w.logOf(d).With("state", st.State, "error", cause)
+	d.ended(st.State, cause)
+	w.cfg.Observe.Retried(st)
 	if _, err := w.tell(ctx, d, st); err != nil {
 		log.Warn("state not written", "cause", err)
 	}

@@ -51,8 +51,8 @@ func TestLetters(t *testing.T) {
 			t.Errorf("by %d: got %q\nwant %q", limit, got, want)
 		}
 	}
-	if _, dead, err := b.Depth(t.Context()); dead != uint64(len(want)) || err != nil {
-		t.Errorf("got %d, error %v", dead, err)
+	if d, err := b.Depth(t.Context()); d.Dead != uint64(len(want)) || err != nil {
+		t.Errorf("got %+v, error %v", d, err)
 	}
 }
 
@@ -86,14 +86,18 @@ func TestDepth(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	b := connect(t, events.Config{URL: s.url(), Timeout: 200 * time.Millisecond})
-	for i := range 3 {
-		ask(t, b, fmt.Sprintf("refs/heads/b%d", i))
+	if d, err := b.Depth(t.Context()); d != (imgd.Depth{}) || err != nil {
+		t.Errorf("got %+v, error %v", d, err)
 	}
-	if queued, dead, err := b.Depth(t.Context()); queued != 3 || dead != 0 || err != nil {
-		t.Errorf("got %d, %d, error %v", queued, dead, err)
+	first := ask(t, b, "refs/heads/b0")
+	for i := range 2 {
+		ask(t, b, fmt.Sprintf("refs/heads/b%d", i+1))
+	}
+	if d, err := b.Depth(t.Context()); d.Queued != 3 || d.Dead != 0 || !d.Oldest.Truncate(time.Millisecond).Equal(first.AskedAt) || err != nil {
+		t.Errorf("got %+v, error %v, want 3 since %s", d, err, first.AskedAt)
 	}
 	s.stop()
-	if _, _, err := b.Depth(t.Context()); err == nil {
+	if _, err := b.Depth(t.Context()); err == nil {
 		t.Error("no error without a server")
 	}
 	s.start()

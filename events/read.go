@@ -23,7 +23,8 @@ var errEnough = errors.New("enough")
 const readPause = time.Second
 
 // quiet is how long a read that does not follow waits for a message that the
-// server had announced: it may have been replaced since.
+// server had announced, before it asks whether it is still there: it may have
+// been replaced since, or the server may be slow.
 const quiet = 2 * time.Second
 
 // readerGone is when the server forgets a reader that no longer asks.
@@ -73,7 +74,9 @@ type stopError struct{ error }
 // consumer puts itself right once; after that read makes a new one, because
 // the consumer would not heed ctx while it tries.
 func (b *Bus) readOn(ctx context.Context, o *readOptions, f func(msg jetstream.Msg, seq uint64) error) error {
-	cons, err := b.js.OrderedConsumer(ctx, o.stream, jetstream.OrderedConsumerConfig{
+	making, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	cons, err := b.js.OrderedConsumer(making, o.stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: o.filters(), DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq: o.since + 1, MaxResetAttempts: 1, InactiveThreshold: readerGone,
 	})
@@ -105,7 +108,7 @@ func (b *Bus) readNext(ctx context.Context, messages jetstream.MessagesContext, 
 	defer cancel()
 	msg, err := messages.Next(jetstream.NextContext(wait))
 	if err != nil && !o.follow && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && b.nc.IsConnected() {
-		return 0, nil
+		return b.left(ctx, o)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", o.stream, err)
@@ -119,6 +122,26 @@ func (b *Bus) readNext(ctx context.Context, messages jetstream.MessagesContext, 
 	}
 	o.since = meta.Sequence.Stream
 	return meta.NumPending, nil
+}
+
+// left is 0 if no message is left to be read, else at least 1.
+func (b *Bus) left(ctx context.Context, o *readOptions) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	stream, err := b.js.Stream(ctx, o.stream)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", o.stream, err)
+	}
+	for _, subject := range o.filters() {
+		_, err := stream.GetMsg(ctx, o.since+1, jetstream.WithGetMsgSubject(subject))
+		if err == nil {
+			return 1, nil
+		}
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return 0, fmt.Errorf("read %s: %w", o.stream, err)
+		}
+	}
+	return 0, nil
 }
 
 // An Event is a message of IMGD_EVENTS.

@@ -67,6 +67,37 @@ func there(t *testing.T, b *events.Bus, filter events.EventFilter) (all []events
 	return all
 }
 
+// A reader that may wait for long does not wait for an answer that was lost.
+func TestReaderIsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	g := newGate(t, s)
+	b := connect(t, events.Config{URL: g.url, Timeout: 300 * time.Millisecond})
+	req := ask(t, b, "refs/heads/main")
+	tripped := g.lose("CONSUMER.CREATE.IMGD_STATUS", false)
+	if st := wait(t, b, req.ID, func(imgd.Status) bool { return true }); st.State != imgd.Queued {
+		t.Errorf("got %+v", st)
+	}
+	receive(t, tripped, "cut")
+}
+
+// What the server takes its time for is not taken for the end.
+func TestEventsOfASlowServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	g := newGate(t, s)
+	_, js := s.raw()
+	b := connect(t, events.Config{URL: g.url})
+	write(t, js, 5, "imgd.events.drift."+token("demo/hello")+".#")
+	held, release := g.holdBack(".2-0")
+	time.AfterFunc(3*time.Second, release)
+	got := there(t, b, events.EventFilter{})
+	receive(t, held, "hold")
+	if len(got) != 5 {
+		t.Errorf("got %d events of 5", len(got))
+	}
+}
+
 func TestEventsEndsWithItsReader(t *testing.T) {
 	s := startServer(t)
 	b := connect(t, events.Config{URL: s.url()})

@@ -98,5 +98,9 @@ func (b *Bus) announce(ctx context.Context, rel imgd.Release, indexID string) er
 	if err != nil {
 		return err
 	}
-	return b.writeOnce(ctx, subject, rel.ID, body)
+	if err := b.writeOnce(ctx, subject, rel.ID, body); err != nil {
+		return err
+	}
+	b.cfg.Observe.Announced(rel)
+	return nil
 }

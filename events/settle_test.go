@@ -281,3 +281,31 @@ func TestEndOfAnUnknownProject(t *testing.T) {
 		t.Errorf("got %d events, want %s", len(all), subject)
 	}
 }
+
+// An ask that was told, is delivered again when a later one tells the states, and
+// ends otherwise then, stays told as it was.
+func TestToldOnceWhateverItEndsAs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := s.raw()
+	g := newGate(t, s)
+	cfg := ends(g.url)
+	cfg.Lease = 600 * time.Millisecond
+	b := connect(t, cfg)
+	first := ask(t, b, "refs/heads/main")
+	tripped := g.die("+ACK", false)
+	stop := running(t, consume(b, openHandler(t, func(context.Context, *imgd.Request) error { return imgd.ErrInvalid })))
+	receive(t, tripped, "cut")
+	cfg.URL = s.url()
+	other := connect(t, cfg)
+	told := final(t, other, first)
+	second := ask(t, other, "refs/heads/main")
+	if !second.AskedAt.After(first.AskedAt) || second.ID != first.ID {
+		t.Fatalf("asked %+v, then %+v", first, second)
+	}
+	b.Close()
+	go func() { _ = stop() }() // beside the rest
+	running(t, consume(other, openHandler(t, func(context.Context, *imgd.Request) error { return imgd.ErrSuperseded })))
+	empty(t, js)
+	checkEnds(t, js, told, final(t, other, second))
+}

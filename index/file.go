@@ -28,6 +28,9 @@ const (
 	lockName = "lock"
 )
 
+// ErrInUse says that another process has the index open.
+var ErrInUse = errors.New("in use")
+
 // A fileEngine keeps the whole state in images.json, rewritten atomically with
 // every entry.
 type fileEngine struct {
@@ -76,7 +79,7 @@ func (f *fileEngine) acquire() error {
 	}
 	if !ok {
 		process, _ := f.signed()
-		return fmt.Errorf("%s is in use by process %s: one process at a time can have a file index open", f.dir, cmp.Or(process, "unknown"))
+		return fmt.Errorf("%s is %w by process %s: one process at a time can have a file index open", f.dir, ErrInUse, cmp.Or(process, "unknown"))
 	}
 	return nil
 }

@@ -315,6 +315,25 @@ func (x *Index) Wanted(image, tag string) (imgd.Release, bool) {
 	return rel, ok
 }
 
+// Generation is imgd.Lookup.Generation.
+func (x *Index) Generation(image, tag string) uint64 {
+	return x.state.Load().tags[tagKey{image, tag}].Generation
+}
+
+// Repositories is imgd.Lookup.Repositories.
+func (x *Index) Repositories(image string) []string {
+	var newest imgd.Release
+	for _, rel := range x.state.Load().releases {
+		if rel.Image != image || rel.State == imgd.ReleaseAbandoned || len(rel.Repositories) == 0 {
+			continue
+		}
+		if newest.ID == "" || cmp.Or(rel.AdmittedAt.Compare(newest.AdmittedAt), cmp.Compare(rel.ID, newest.ID)) > 0 {
+			newest = rel
+		}
+	}
+	return newest.Repositories
+}
+
 // Made is imgd.Lookup.Made.
 func (x *Index) Made(image string, root digest.Digest) bool {
 	return x.state.Load().made[imageRoot{image, root}]

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,11 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 				continue
 			}
 			c := claim{state: s, tag: s.tags[tagKey{rel.Image, rel.Tags[i].Name}], rel: &rel, want: rel.Tags[i], ask: ask}
-			reason, err := c.reason(ctx)
+			decide := c.reason
+			if rel.Pushed {
+				decide = c.pushed
+			}
+			reason, err := decide(ctx)
 			if err != nil {
 				return rel, false, err
 			}
@@ -128,7 +133,7 @@ func had(owner imgd.Release) string {
 	if owner.State == imgd.ReleaseAdmitted {
 		verb = "claimed"
 	}
-	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, owner.Request.Ref, owner.Request.Commit)
+	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, cmp.Or(owner.Request.Ref, "pushed by another CI"), owner.Request.Commit)
 }
 
 // takeVersion is rule 3. A nil answer takes the tag. Who claims it and who
@@ -312,8 +317,8 @@ func publication(s *state, rel imgd.Release) []publishedTag {
 		if !held || holder.Root.Digest != rel.Root.Digest {
 			p.Generation++
 		}
-		if !t.Kind.Immutable() {
-			p.Mark = markOf(rel)
+		if stamp := markOf(rel); !t.Kind.Immutable() && !(rel.Pushed && tag.Mark.AskedAt.After(stamp.AskedAt)) {
+			p.Mark = stamp
 		}
 		tags = append(tags, p)
 	}

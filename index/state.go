@@ -49,9 +49,9 @@ type state struct {
 	told     uint64
 	releases map[string]imgd.Release
 	tags     map[tagKey]tagState
-	newest   map[string]string // request -> its newest release
-	touched  map[string]uint64 // image -> last entry about it since the index was opened
-	made     map[imageRoot]bool
+	newest   map[string]string  // request -> its newest release
+	touched  map[string]uint64  // image -> last entry about it since the index was opened
+	made     map[imageRoot]bool // by imgd, not by another CI
 
 	records func() []imgd.Record // sorted bytewise by image, tag, platform; made once
 }
@@ -120,7 +120,9 @@ func (s *state) admit(rel imgd.Release, seq uint64) {
 // add enters a release into the maps that are derived from releases.
 func (s *state) add(rel imgd.Release) {
 	s.releases[rel.ID] = rel
-	s.made[imageRoot{rel.Image, rel.Root.Digest}] = true
+	if !rel.Pushed { // else it would be imgd's to remove, and to write over
+		s.made[imageRoot{rel.Image, rel.Root.Digest}] = true
+	}
 	if last, ok := s.releases[s.newest[rel.Request.ID]]; !ok || number(last.ID) <= number(rel.ID) {
 		s.newest[rel.Request.ID] = rel.ID
 	}

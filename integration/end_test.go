@@ -35,9 +35,22 @@ var finishes = []finish{
 	{"failed", askFor("main"), check.Failed, endState}, {"failed", askFor("main"), check.Failed, endEvent}, {"failed", askFor("main"), check.Failed, acking},
 	{"superseded", askForGone, check.Superseded, endState}, {"superseded", askForGone, check.Superseded, endEvent}, {"superseded", askForGone, check.Superseded, acking},
 	{"unreadable", askForJunk, "", letter}, {"unreadable", askForJunk, "", acking},
+	{"dead", askForDead, check.Dead, letter}, {"dead", askForDead, check.Dead, endState}, {"dead", askForDead, check.Dead, endEvent}, {"dead", askForDead, check.Dead, acking},
 }
 
 func askFor(ref string) func(*rig) { return func(r *rig) { r.ask(ref) } }
+
+// askForDead asks for what can never be read back.
+func askForDead(r *rig) {
+	denied := refusal(http.StatusForbidden, "DENIED")
+	r.calls.Fault(func(req *http.Request) *kit.Fault {
+		if about(http.MethodGet, "sha256:")(req) {
+			return &denied
+		}
+		return nil
+	})
+	r.ask(gitTag)
+}
 
 // askForGone asks for a commit that the branch does not have.
 func askForGone(r *rig) {
@@ -72,7 +85,11 @@ func TestKilledAtTheEnd(t *testing.T) {
 	}
 	name := func(row end) string { return row.title + ": " + rowName(row.point, row.side, false) }
 	runRows(t, rowsAtOnce, rows, name, func(t *testing.T, row end) {
-		r := newRig(t, buildkitd)
+		r := bareRig(t, buildkitd)
+		r.site.repo = r.addProject("hello", image, scratchFiles(t.Name()))
+		r.config.Queue.Tries, r.config.Queue.RetryFor = 1, "1ms" // what fails is given up at once
+		r.watch()
+		r.start()
 		r.commit("broken", map[string]string{"Dockerfile": "FROM scratch\nCOPY nothing /\n"})
 		hold := row.arm(r, row.side)
 		row.ask(r)
@@ -92,6 +109,9 @@ func TestKilledAtTheEnd(t *testing.T) {
 		if s := w.States[r.asked[0].Request]; s.State != row.state || len(w.Events) != 1 || len(w.Index.Releases) > 0 {
 			t.Errorf("it is %s, with %d events and %d releases: want it %s, with one", s.State, len(w.Events), len(w.Index.Releases), row.state)
 		}
+		if dead := row.state == check.Dead; dead != (len(w.Dead) == 1) || len(w.Dead) > 1 {
+			t.Errorf("dead letters %v of what is %s", w.Dead, row.state)
+		}
 	})
 }
 
@@ -99,13 +119,22 @@ func TestKilledAtTheEnd(t *testing.T) {
 func TestKilledAtIntake(t *testing.T) {
 	t.Parallel()
 	buildkitd := sharedBuildkitd(t)
-	enqueuing := point{"request", line(func(l kit.Line) bool { return isPub(l, "imgd.requests.") })}
-	rows := []row{{enqueuing, kit.Before}, {enqueuing, kit.Answered}}
+	isRequest := line(func(l kit.Line) bool { return isPub(l, "imgd.requests.") })
+	overHTTP, byHook := point{"request", isRequest}, point{"request of a webhook", isRequest}
+	rows := []row{{overHTTP, kit.Before}, {overHTTP, kit.Answered}, {byHook, kit.Before}, {byHook, kit.Answered}}
 	runRows(t, rowsAtOnce, rows, row.String, func(t *testing.T, row row) {
-		r := newRig(t, buildkitd)
+		r := bareRig(t, buildkitd)
+		r.site.repo = r.addProject("hello", image, scratchFiles(t.Name()))
+		r.takeHooks()
+		r.watch()
+		r.start()
 		hold := row.arm(r, row.side)
 		asked := make(chan error, 1)
 		go func() {
+			if row.name == byHook.name {
+				asked <- r.push("hello", gitTag)
+				return
+			}
 			_, err := r.submit("hello", gitTag)
 			asked <- err
 		}()
@@ -126,6 +155,25 @@ func TestKilledAtIntake(t *testing.T) {
 			t.Errorf("%d releases, %d events, want %d", len(w.Index.Releases), len(w.Events), want)
 		}
 	})
+}
+
+// push tells imgd of a tag by a webhook, as the forge does that has the project.
+func (r *rig) push(project, tag string) error {
+	commit, err := r.repo.Rev(r.Context(), tag)
+	if err != nil {
+		return err
+	}
+	body, err := pushed(project, "refs/tags/"+tag, commit)
+	if err != nil {
+		return err
+	}
+	asked, err := hookAsker{url: r.daemon.HTTP}.deliver(r.Context(), project, "of "+tag, body)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.asked = append(r.asked, asked)
+	}
+	return err
 }
 
 // imgd is killed while it takes an immutable tag back that another repository has refused for good.

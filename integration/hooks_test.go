@@ -37,8 +37,7 @@ type hookAsker struct {
 func (h hookAsker) ask(ctx context.Context, project, ref, commit string) (check.Asked, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	body, err := json.Marshal(map[string]any{"ref": ref, "after": commit, "head_commit": map[string]string{"id": commit},
-		"sender": map[string]string{"login": "ada"}, "repository": map[string]any{"name": project, "owner": map[string]string{"login": "storm"}}})
+	body, err := pushed(project, ref, commit)
 	if err != nil {
 		return check.Asked{}, err
 	}
@@ -58,6 +57,12 @@ func (h hookAsker) ask(ctx context.Context, project, ref, commit string) (check.
 		}
 	}
 	return asked, nil
+}
+
+// pushed is GitHub's payload of a push.
+func pushed(project, ref, commit string) ([]byte, error) {
+	return json.Marshal(map[string]any{"ref": ref, "after": commit, "head_commit": map[string]string{"id": commit},
+		"sender": map[string]string{"login": "ada"}, "repository": map[string]any{"name": project, "owner": map[string]string{"login": "storm"}}})
 }
 
 // deliver answers what was acknowledged.
@@ -120,13 +125,19 @@ func (h hookAsker) post(ctx context.Context, project, id, signature string, body
 	return resp.StatusCode, read.Bytes(), err
 }
 
+// takeHooks gives each project a webhook.
+func (r *rig) takeHooks() {
+	r.Helper()
+	file := filepath.Join(r.TempDir(), "secret")
+	r.must(os.WriteFile(file, []byte(hookSecret+"\n"), 0o600))
+	for i := range r.config.Projects {
+		r.config.Projects[i].Webhook = &kit.WebhookConfig{Forge: "github", SecretFile: file}
+	}
+}
+
 // byHooks makes the storm's authors ask by webhooks.
 func (s *storm) byHooks() *storm {
-	file := filepath.Join(s.TempDir(), "secret")
-	s.must(os.WriteFile(file, []byte(hookSecret+"\n"), 0o600))
-	for i := range s.config.Projects {
-		s.config.Projects[i].Webhook = &kit.WebhookConfig{Forge: "github", SecretFile: file}
-	}
+	s.takeHooks()
 	s.hooks = &hookAsker{url: "http://" + s.config.Listen, seed: s.plan.seed, sent: &s.delivered, mu: new(sync.Mutex),
 		draw: rand.New(rand.NewPCG(s.plan.seed, 7)), mustNot: s.Errorf}
 	return s

@@ -110,9 +110,13 @@ func children(index []byte) ([]ocispec.Descriptor, error) {
 	return found, nil
 }
 
+// isImage reports whether the index lists m as an image. An artifact type is that
+// of its config where it has none of its own: ko and crane write it for images
+// too.
 func isImage(m ocispec.Descriptor) bool {
 	unknown := m.Platform != nil && (m.Platform.OS == "unknown" || m.Platform.Architecture == "unknown")
-	return images.IsManifestType(m.MediaType) && m.ArtifactType == "" && m.Annotations[attestation] == "" && !unknown
+	config := m.ArtifactType == "" || images.IsConfigType(m.ArtifactType)
+	return images.IsManifestType(m.MediaType) && config && m.Annotations[attestation] == "" && !unknown
 }
 
 // readBack reads what an index lists, and answers its descriptor with platform.

@@ -60,7 +60,9 @@ func indexOf(reg *registry, repository string) (index, amd, arm ocispec.Descript
 	attested.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
 	artifact := listed(about, "linux", "amd64", "")
 	artifact.ArtifactType = "application/vnd.example"
-	index = reg.index(repository, listed(arm, "linux", "arm64", "v8"), amd, // amd: no platform, the config has it
+	typed := listed(arm, "linux", "arm64", "v8")
+	typed.ArtifactType = ocispec.MediaTypeImageConfig // as ko and crane write it
+	index = reg.index(repository, typed, amd,         // amd: no platform, the config has it
 		listed(about, "unknown", "unknown", ""), attested, artifact)
 	return index, amd, arm
 }

@@ -8,6 +8,7 @@ package publisher
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,10 +35,14 @@ const callTime = time.Minute
 const pingTime = 5 * time.Second
 
 // Config says how registries are spoken to. The zero value speaks HTTPS to all
-// but those on loopback addresses.
+// but those on loopback addresses, without credentials.
 type Config struct {
-	PlainHTTP []string     // registries (host or host:port) without TLS; those on loopback are anyway
-	Log       *slog.Logger // default: none
+	PlainHTTP   []string         // registries (host or host:port) without TLS; those on loopback are anyway,
+	TLS         []string         // but for these
+	RootCAs     *x509.CertPool   // default: the system's
+	Credentials Credentials      // read anew every few minutes, and after a refusal; default: none
+	Now         func() time.Time // default time.Now
+	Log         *slog.Logger     // default: none
 }
 
 // Publisher speaks to registries. Its methods are safe for concurrent use, and
@@ -52,17 +57,24 @@ func New(cfg Config) *Publisher {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	client := &http.Client{Transport: newTransport(cfg.Log), CheckRedirect: checkRedirect}
+	if cfg.Credentials == nil {
+		cfg.Credentials = func(context.Context, string) (string, string, error) { return "", "", nil }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	client := &http.Client{Transport: newTransport(cfg.RootCAs, cfg.Log), CheckRedirect: checkRedirect}
 	plain := func(host string) (bool, error) {
 		if slices.Contains(cfg.PlainHTTP, host) {
 			return true, nil
 		}
-		return docker.MatchLocalhost(host)
+		local, err := docker.MatchLocalhost(host)
+		return local && !slices.Contains(cfg.TLS, host), err
 	}
 	hosts := docker.ConfigureDefaultRegistries(
 		docker.WithClient(client),
 		docker.WithPlainHTTP(plain),
-		docker.WithAuthorizer(bodyCloser{docker.NewDockerAuthorizer(docker.WithAuthClient(client))}),
+		docker.WithAuthorizer(bodyCloser{&renewed{credentials: cfg.Credentials, client: client, now: cfg.Now}}),
 	)
 	return &Publisher{hosts: hosts, client: client}
 }

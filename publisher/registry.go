@@ -189,9 +189,13 @@ func (r repository) writable(ctx context.Context, desc ocispec.Descriptor, body 
 	return resp.Body.Close()
 }
 
-// send makes one request, and a second one if the first was answered by a
-// challenge that the authorizer can take. What is not answered by 2xx is an
-// error; otherwise the caller closes the body.
+// authTries is how often a request is made that is answered by a challenge: to
+// hear it, with what is known of it from before, and with credentials read anew.
+const authTries = 3
+
+// send makes one request, and others if it is answered by a challenge that the
+// authorizer can take. What is not answered by 2xx is an error; otherwise the
+// caller closes the body.
 func (p *Publisher) send(ctx context.Context, c call) (*http.Response, error) {
 	var seen []*http.Response
 	for {
@@ -204,7 +208,7 @@ func (p *Publisher) send(ctx context.Context, c call) (*http.Response, error) {
 		}
 		seen = append(seen, resp)
 		refused := newStatusError(resp)
-		if resp.StatusCode != http.StatusUnauthorized || len(seen) > 1 {
+		if resp.StatusCode != http.StatusUnauthorized || len(seen) == authTries {
 			return nil, refused
 		}
 		if err := c.host.Authorizer.AddResponses(ctx, seen); err != nil && !errdefs.IsNotImplemented(err) {

@@ -2,6 +2,8 @@ package publisher
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -27,7 +29,7 @@ const (
 // follows no redirects, that is left to the client above it, which knows what
 // to do with credentials. An answer that it gives up on is an error, as
 // containerd would repeat some of them at once, four more times.
-func newTransport(log *slog.Logger) http.RoundTripper {
+func newTransport(roots *x509.CertPool, log *slog.Logger) http.RoundTripper {
 	c := retryablehttp.NewClient()
 	c.Logger = nil // its own logging calls every retry an error
 	c.RequestLogHook = func(_ retryablehttp.Logger, req *http.Request, n int) {
@@ -36,7 +38,7 @@ func newTransport(log *slog.Logger) http.RoundTripper {
 		}
 	}
 	c.HTTPClient = &http.Client{
-		Transport:     docker.DefaultHTTPTransport(nil),
+		Transport:     docker.DefaultHTTPTransport(&tls.Config{RootCAs: roots}),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	c.RetryMax, c.RetryWaitMin, c.RetryWaitMax = retries, firstWait, 2*firstWait

@@ -32,6 +32,12 @@ func Compare(a, b string) int {
 	}
 }
 
+// IsVersion reports whether s is a version by itself, as a strict semver with or without v is, and may be that of a build.
+func IsVersion(s string) bool {
+	_, ok := semverOf(s)
+	return ok && ValidVersion(s) == nil
+}
+
 // semverOf reads a strict semver with an optional v.
 func semverOf(s string) (*semver.Version, bool) {
 	v, err := semver.StrictNewVersion(strings.TrimPrefix(s, "v"))

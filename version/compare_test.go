@@ -1,6 +1,7 @@
 package version_test
 
 import (
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -61,3 +62,15 @@ func preorder(t *rapid.T) {
 func TestCompareIsPreorder(t *testing.T) { rapid.Check(t, preorder) }
 
 func FuzzCompare(f *testing.F) { f.Fuzz(rapid.MakeFuzz(preorder)) }
+
+func TestIsVersion(t *testing.T) {
+	for s, want := range map[string]bool{
+		"v1.2.3": true, "1.2.3": true, "v1.2.3-rc.1": true, "v1.2.3+b5": true,
+		"": false, "v1.2": false, "latest": false, "v01.2.3": false, "build-7": false, "V1.2.3": false, "v1.2.3 ": false,
+		"v1.2.3-" + strings.Repeat("a", 200): false,
+	} {
+		if got := version.IsVersion(s); got != want {
+			t.Errorf("IsVersion(%q) is %t, want %t", s, got, want)
+		}
+	}
+}

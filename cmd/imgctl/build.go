@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,28 +17,32 @@ type build struct {
 	ask     httpapi.Build
 	wait    bool
 	output  output
+	results results
 }
 
 func (a *app) buildCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "digest", "template"}
 	b := build{waiting: waiting{app: a, display: a.stderr}}
-	var format string
 	cmd := &cobra.Command{
 		Use:   "build PROJECT --ref REF",
 		Short: "Ask for a build of what a branch or tag names",
 		Long: `Ask for a build of what a branch or tag names. The request is in the queue when the command
 ends; with --wait it shows the build on stderr, and the published records on stdout.
 
+For the next step of a CI job, --metadata-file writes the digest in the form of docker buildx,
+--github-output and --dotenv write image, tag, digest, reference and version. The tag is the
+version's, else the first; the reference is registry/image@digest. They are written when there is
+a digest, and left as they are if the build fails.
+
 Interrupted, it stops waiting; the build goes on.`,
 		Example: `  imgctl build hello --ref v1.2.3 --wait
   imgctl build hello --ref main --wait -o digest
-  imgctl build hello --ref v1.2.3 --force --reason "the base image was wrong" --wait`,
-		Args: between(1, 1, "one PROJECT"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+  imgctl build hello --ref v1.2.3 --force --reason "the base image was wrong" --wait
+  imgctl build hello --ref v1.2.3 --wait --metadata-file build.json --dotenv imgd.env
+  imgctl build hello --ref v1.2.3 --wait --jq '.[] | .tag + " " + .digest'`,
+		Args:              between(1, 1, "one PROJECT"),
+		ValidArgsFunction: first(a.projects),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			b.project = args[0]
-			if b.output, err = parseOutput(format, formats...); err != nil {
-				return err
-			}
 			if err := b.check(); err != nil {
 				return err
 			}
@@ -54,7 +59,11 @@ Interrupted, it stops waiting; the build goes on.`,
 	flags.BoolVar(&b.ask.Force, "force", false, "replace what an immutable tag names; needs --reason")
 	flags.StringVar(&b.ask.Reason, "reason", "", "why; kept in the history")
 	b.progressFlag(cmd)
-	flags.StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	b.results.flags(cmd)
+	a.outputFlags(cmd, &b.output, "table", "json", "yaml", "digest", "template")
+	for _, name := range []string{"ref", "commit", "reason"} {
+		completeFlag(cmd, name, cobra.NoFileCompletions)
+	}
 	return cmd
 }
 
@@ -70,7 +79,10 @@ func (b *build) check() error {
 	case strings.ContainsAny(b.project, "/?#%"):
 		return usage("%q is not a project; config names them, and an image is not one", b.project)
 	}
-	return b.checkProgress()
+	if err := b.checkProgress(); err != nil {
+		return err
+	}
+	return b.results.check(b.wait, b.find.Getenv)
 }
 
 func (b *build) run(ctx context.Context) error {
@@ -85,10 +97,16 @@ func (b *build) run(ctx context.Context) error {
 	b.say("asked for %s at %.12s, request %s", asked.Ref, asked.Commit, asked.Request)
 	if !b.wait {
 		b.say("follow it with: imgctl logs -f %s", asked.Request)
-		return b.output.print(b.stdout, askedResult(asked))
+		return b.output.print(ctx, b.stdout, askedResult(asked))
 	}
 	// What stood before is the log of an earlier build.
-	return b.finish(ctx, asked, asked.Before.Final(), b.output)
+	answer, err := b.finish(ctx, asked, asked.Before.Final())
+	if err != nil {
+		return err
+	}
+	// What the next step reads stands before what a person reads, who may be gone.
+	wrote := b.results.write(answer)
+	return errors.Join(wrote, b.output.print(ctx, b.stdout, recordsResult(answer.Records, answer.Repositories)))
 }
 
 func askedResult(asked httpapi.Asked) result {

@@ -1,122 +1,44 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
-	"github.com/imgd/imgd/internal/httpapi"
+	shared "github.com/imgd/imgd/internal/client"
 )
 
 // A client speaks to the daemon.
-type client struct {
-	find func() (string, error) // its URL
-	http *http.Client
+type client struct{ *shared.Client }
+
+func newClient(find func() (string, error)) *client {
+	return &client{&shared.Client{Find: find, Agent: "imgctl/" + version}}
 }
 
-func newClient(find func() (string, error)) *client { return &client{find: find, http: &http.Client{}} }
-
-// A lostError says that the daemon, or the way to it, failed: the same may
-// succeed later.
-type lostError struct{ err error }
-
-func (e *lostError) Error() string { return e.err.Error() }
-func (e *lostError) Unwrap() error { return e.err }
-
-func lost(format string, args ...any) error { return &lostError{fmt.Errorf(format, args...)} }
-
-// get reads the answer of a path into v.
 func (c *client) get(ctx context.Context, path string, query url.Values, v any) error {
-	resp, err := c.send(ctx, http.MethodGet, path+encode(query), nil)
-	if err != nil {
-		return err
-	}
-	return decode(resp, v)
+	return c.Get(ctx, path, query, v)
 }
 
-// post sends body as JSON and reads the answer into v.
 func (c *client) post(ctx context.Context, path string, body, v any) error {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	resp, err := c.send(ctx, http.MethodPost, path, b)
-	if err != nil {
-		return err
-	}
-	return decode(resp, v)
+	return c.Post(ctx, path, body, v)
 }
 
-func encode(query url.Values) string {
-	if len(query) == 0 {
-		return ""
-	}
-	return "?" + query.Encode()
-}
-
-// send answers a response that is no error; the caller closes its body.
 func (c *client) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	server, err := c.find()
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, server+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("User-Agent", "imgctl/"+version)
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.unreachable(ctx, server, err)
-	}
-	if resp.StatusCode >= http.StatusBadRequest {
-		return nil, problemOf(resp)
-	}
-	return resp, nil
+	return c.Send(ctx, method, path, body)
 }
 
-func (c *client) unreachable(ctx context.Context, server string, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err // without method and URL, which are said here
-	}
-	return lost("imgd at %s does not answer: %w; is it running? %s", server, err, howToFind)
-}
+func encode(query url.Values) string { return shared.Encode(query) }
 
-// problemOf is the error that the daemon answered.
-func problemOf(resp *http.Response) error {
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what is missing shows in the message
-	var p httpapi.Problem
-	if err := json.Unmarshal(body, &p); err != nil || p.Code == "" {
-		return fmt.Errorf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL, resp.Status, strings.TrimSpace(string(body)))
-	}
-	if p.Status >= http.StatusInternalServerError {
-		return &lostError{&p}
-	}
-	return &p
-}
+type (
+	lostError = shared.LostError
+	exitError = shared.ExitError
+)
 
-func decode(resp *http.Response, v any) error {
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
-		return lost("read the answer of %s: %w", resp.Request.URL, err)
-	}
-	return nil
-}
+func lost(format string, args ...any) error { return shared.Lost(format, args...) }
+
+func usage(format string, args ...any) error { return shared.Usage(format, args...) }
 
 // Delays of insist.
 const (

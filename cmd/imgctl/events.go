@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,33 +27,30 @@ type view struct {
 }
 
 func (a *app) eventsCommand() *cobra.Command {
-	formats := []string{"table", "json"}
-	var format string
+	var o output
 	var v view
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what imgd has told the world",
 		Long: `Show the events of stream IMGD_EVENTS: published, deleted, failed, conflict, superseded, dead, drift.
-With -o json each is a line: the CloudEvent as its subscribers get it. Followed with -f, each is shown
+With -o json each is a line: the CloudEvent as its subscribers get it, and --jq goes over each. Followed with -f, each is shown
 once, also across lost connections and restarts of the daemon.`,
 		Example: `  imgctl events
   imgctl events -f --since 17
-  imgctl events --what failed,dead,conflict --image demo/hello -o json`,
+  imgctl events --what failed,dead,conflict --image demo/hello -o json
+  imgctl events --what published --jq '.id + " " + .subject'`,
 		Args: between(0, 0, "no arguments; --image NAME and --what KIND choose"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
-			return a.events(cmd, v, o)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.events(cmd, v, &o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&format, "output", "o", "table", outputHelp(formats...))
 	flags.Uint64Var(&v.since, "since", 0, "show those after this sequence of IMGD_EVENTS")
 	flags.BoolVarP(&v.follow, "follow", "f", false, "wait for more")
 	flags.StringVar(&v.image, "image", "", "only those of this image")
 	flags.StringSliceVar(&v.what, "what", nil, "only those of these kinds, separated by commas")
+	completeFlag(cmd, "since", cobra.NoFileCompletions)
+	completeFlag(cmd, "image", a.images)
+	completeFlag(cmd, "what", anyOf("published", "deleted", "failed", "conflict", "superseded", "dead", "drift"))
+	a.outputFlags(cmd, &o, "table", "json")
 	return cmd
 }
 
@@ -82,7 +80,7 @@ func (v view) command() string {
 
 // events shows each event once: after a lost connection it goes on behind the
 // last one it has shown.
-func (a *app) events(cmd *cobra.Command, v view, o output) error {
+func (a *app) events(cmd *cobra.Command, v view, o *output) error {
 	otherwise := callTime
 	if v.follow {
 		otherwise = 0
@@ -108,11 +106,11 @@ func (a *app) events(cmd *cobra.Command, v view, o output) error {
 				return fmt.Errorf("read event: id %q is no sequence", e.id)
 			}
 			v.since = seq
-			return a.printEvent(seq, e.data, o)
+			return a.printEvent(ctx, seq, e.data, o)
 		})
 		var l *lostError
 		if !heard && errors.As(err, &l) {
-			return l.err
+			return l.Err
 		}
 		return err
 	})
@@ -148,8 +146,15 @@ type cloudEvent struct {
 	} `json:"data"`
 }
 
-func (a *app) printEvent(seq uint64, data []byte, o output) error {
-	if o.format == "json" {
+func (a *app) printEvent(ctx context.Context, seq uint64, data []byte, o *output) error {
+	switch o.format {
+	case "jq":
+		if !json.Valid(data) {
+			a.say("event %d is no JSON, so --jq passes over it", seq)
+			return nil
+		}
+		return o.printQuery(ctx, a.stdout, json.RawMessage(data))
+	case "json":
 		_, err := fmt.Fprintf(a.stdout, "%s\n", data)
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	shared "github.com/imgd/imgd/internal/client"
 )
 
 // Main is for testscript, which runs it as a process of its own.
@@ -12,7 +14,7 @@ var Main = main
 
 // Root is the command tree.
 func Root() *cobra.Command {
-	a := &app{stdout: io.Discard, stderr: io.Discard, find: finder{getenv: os.Getenv}}
+	a := &app{stdout: io.Discard, stderr: io.Discard, find: shared.Finder{Getenv: os.Getenv}}
 	return a.root()
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,40 +40,46 @@ func parseReference(s string) (reference, error) {
 func (r reference) path() string { return "/v1/images/" + r.image + "/tags/" + r.tag }
 
 func (a *app) getCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "digest", "template"}
-	var format string
+	var o output
 	cmd := &cobra.Command{
 		Use:   "get IMAGE[:TAG]",
 		Short: "Show the records of a tag, or of all tags of an image",
+		Long: `Show the records of a tag, or of all tags of an image. -o digest is registry/image@sha256:…, which names
+these bytes for ever; pull, compose, k8s and env show it as people paste it: a docker pull, the
+image line of a compose file or of a Kubernetes manifest, IMAGE=… for a shell.`,
 		Example: `  imgctl get demo/hello:v1.2.3
   imgctl get demo/hello:latest -o digest
+  imgctl get demo/hello:v1.2.3 -o k8s
+  imgctl get demo/hello:latest --jq '.[] | select(.platform == "linux/arm64") | .digest'
   imgctl get demo/hello -o template='{{range .}}{{.tag}} {{.digest}}{{"\n"}}{{end}}'`,
-		Args: between(1, 1, "one IMAGE[:TAG]"),
+		Args:              between(1, 1, "one IMAGE[:TAG]"),
+		ValidArgsFunction: first(a.imagesOrTags),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
 			r, err := parseReference(args[0])
 			if err != nil {
 				return err
 			}
-			if r.tag == "" {
-				return a.printImage(cmd, r.image, o)
+			if r.tag == "" && slices.Contains(pastes(), o.format) {
+				return usage("-o %s wants a tag, as in: imgctl get %s:latest -o %s", o.format, r.image, o.format)
 			}
-			return a.get(cmd, r, o)
+			if r.tag == "" {
+				return a.printImage(cmd, r.image, &o)
+			}
+			return a.get(cmd, r, &o)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &o, append([]string{"table", "json", "yaml", "digest", "template"}, pastes()...)...)
 	return cmd
 }
 
-func (a *app) get(cmd *cobra.Command, r reference, o output) error {
+func (a *app) get(cmd *cobra.Command, r reference, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var tag httpapi.TagAnswer
 	if err := a.client().get(ctx, r.path(), nil, &tag); err != nil {
 		return err
 	}
-	return o.print(a.stdout, recordsResult(tag.Items, tag.Repositories))
+	found := recordsResult(tag.Items, tag.Repositories)
+	found.tag = tag.Tag
+	return o.print(ctx, a.stdout, found)
 }

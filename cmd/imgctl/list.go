@@ -11,31 +11,28 @@ import (
 )
 
 func (a *app) listCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "digest", "template"}
-	var format string
+	var o output
 	cmd := &cobra.Command{
 		Use:   "list [IMAGE]",
 		Short: "List the images, or the records of one image's tags",
 		Example: `  imgctl list
   imgctl list demo/hello
-  imgctl list demo/hello -o digest`,
-		Args: between(0, 1, "at most one IMAGE"),
+  imgctl list demo/hello -o digest
+  imgctl list --jq '.[].image'`,
+		Args:              between(0, 1, "at most one IMAGE"),
+		ValidArgsFunction: first(a.images),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
 			if len(args) == 1 {
-				return a.getImage(cmd, args[0], o)
+				return a.getImage(cmd, args[0], &o)
 			}
-			return a.list(cmd, o)
+			return a.list(cmd, &o)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "digest", "template")
 	return cmd
 }
 
-func (a *app) list(cmd *cobra.Command, o output) error {
+func (a *app) list(cmd *cobra.Command, o *output) error {
 	if o.format == "digest" {
 		return usage("list -o digest wants an IMAGE, as in: imgctl list demo/hello -o digest")
 	}
@@ -51,7 +48,7 @@ func (a *app) list(cmd *cobra.Command, o output) error {
 	if err != nil {
 		return err
 	}
-	return o.print(a.stdout, result{items: images, table: func(row func(...string)) {
+	return o.print(ctx, a.stdout, result{items: images, table: func(row func(...string)) {
 		row("IMAGE", "TAGS", "PUBLISHED")
 		for _, i := range images {
 			row(i.Image, strconv.Itoa(i.Tags), moment(i.PublishedAt))
@@ -59,7 +56,7 @@ func (a *app) list(cmd *cobra.Command, o output) error {
 	}})
 }
 
-func (a *app) getImage(cmd *cobra.Command, name string, o output) error {
+func (a *app) getImage(cmd *cobra.Command, name string, o *output) error {
 	r, err := parseReference(name)
 	if err != nil {
 		return err
@@ -70,7 +67,7 @@ func (a *app) getImage(cmd *cobra.Command, name string, o output) error {
 	return a.printImage(cmd, r.image, o)
 }
 
-func (a *app) printImage(cmd *cobra.Command, image string, o output) error {
+func (a *app) printImage(cmd *cobra.Command, image string, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	c := a.client()
@@ -85,5 +82,5 @@ func (a *app) printImage(cmd *cobra.Command, image string, o output) error {
 	if err != nil {
 		return err
 	}
-	return o.print(a.stdout, recordsResult(records, repositories))
+	return o.print(ctx, a.stdout, recordsResult(records, repositories))
 }

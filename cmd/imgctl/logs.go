@@ -22,7 +22,8 @@ otherwise. It goes on where it was when the daemon was away.`,
 		Example: `  imgctl logs 0f3c2b9d8a7e6f5041328374655647ab
   imgctl logs -f 0f3c2b9d8a7e6f5041328374655647ab
   imgctl logs 0f3c2b9d8a7e6f5041328374655647ab --progress rawjson`,
-		Args: between(1, 1, "one REQUEST, "+requestForm),
+		Args:              between(1, 1, "one REQUEST, "+requestForm),
+		ValidArgsFunction: first(a.requests()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := w.checkProgress(); err != nil {
 				return err

@@ -1,14 +1,15 @@
 // Imgctl asks an imgd daemon for builds, and shows what it has published and
 // what it is doing. Results go to stdout, everything else to stderr; the exit
-// codes are in exit.go. It talks HTTP to the daemon and to nobody else.
+// codes are in internal/client/exit.go. It talks HTTP to the daemon and to nobody else.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+
+	shared "github.com/imgd/imgd/internal/client"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -17,9 +18,5 @@ var version = "devel"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "imgctl:", err)
-	}
-	os.Exit(exitCode(err))
+	os.Exit(shared.ExitCode(run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
 }

@@ -16,8 +16,9 @@ func (a *app) cancelCommand() *cobra.Command {
 		Short: "Cancel a request that is not publishing yet",
 		Long: `Cancel a request that is queued or being built, and wait until its build has stopped. What is
 publishing goes on: requests drop gives that up. Exits 5 if there is nothing to cancel.`,
-		Example: `  imgctl requests cancel 0f3c2b9d8a7e6f5041328374655647ab`,
-		Args:    between(1, 1, "one REQUEST, "+requestForm),
+		Example:           `  imgctl requests cancel 0f3c2b9d8a7e6f5041328374655647ab`,
+		Args:              between(1, 1, "one REQUEST, "+requestForm),
+		ValidArgsFunction: first(a.requests(imgd.Queued, imgd.Resolving, imgd.Building)),
 	}, func(ctx context.Context, id string) (line, error) {
 		var r httpapi.RequestAnswer
 		if !isRequest(id) {
@@ -41,7 +42,8 @@ back to what they named. Of one that is dead the letter is thrown away. What is 
 is cancelled instead. Exits 5 if there is nothing to give up.`,
 		Example: `  imgctl requests drop 0f3c2b9d8a7e6f5041328374655647ab --reason "the registry refuses it"
   imgctl requests drop dead-7`,
-		Args: between(1, 1, "one ID: "+anyForm),
+		Args:              between(1, 1, "one ID: "+anyForm),
+		ValidArgsFunction: first(a.orLetters(a.requests(imgd.Publishing, imgd.Dead))),
 	}, func(ctx context.Context, id string) (line, error) {
 		if err := checkID(id); err != nil {
 			return line{}, err
@@ -53,6 +55,7 @@ is cancelled instead. Exits 5 if there is nothing to give up.`,
 		return l, err
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why; kept with the request")
+	completeFlag(cmd, "reason", cobra.NoFileCompletions)
 	return cmd
 }
 
@@ -72,22 +75,17 @@ func (a *app) drop(ctx context.Context, id, reason string) (line, error) {
 // command completes one that does something to the thing with the ID that is
 // its argument, and prints what it answers.
 func (a *app) command(cmd *cobra.Command, do func(ctx context.Context, id string) (line, error)) *cobra.Command {
-	formats := []string{"table", "json", "yaml", "template"}
-	var format string
+	var o output
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		o, err := parseOutput(format, formats...)
-		if err != nil {
-			return err
-		}
 		ctx, cancel := a.within(cmd, callTime)
 		defer cancel()
 		done, err := do(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		return o.print(a.stdout, linesResult([]line{done}))
+		return o.print(ctx, a.stdout, linesResult([]line{done}))
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")
 	return cmd
 }
 
@@ -99,9 +97,7 @@ type retry struct {
 }
 
 func (a *app) retryCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "digest", "template"}
 	r := retry{waiting: waiting{app: a, display: a.stderr}}
-	var format string
 	cmd := &cobra.Command{
 		Use:   "retry ID",
 		Short: "Put a request that has ended into the queue again",
@@ -110,17 +106,13 @@ first. With --wait it shows the build and ends as build --wait does. Exits 5 if 
 ended, or is published.`,
 		Example: `  imgctl requests retry 0f3c2b9d8a7e6f5041328374655647ab --wait
   imgctl requests retry dead-7`,
-		Args: between(1, 1, "one ID: "+anyForm),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if r.output, err = parseOutput(format, formats...); err != nil {
-				return err
-			}
-			return r.run(cmd, args[0])
-		},
+		Args:              between(1, 1, "one ID: "+anyForm),
+		ValidArgsFunction: first(a.orLetters(a.requests(imgd.Failed, imgd.Dead, imgd.Conflicted, imgd.Cancelled, imgd.Superseded, imgd.Unchanged))),
+		RunE:              func(cmd *cobra.Command, args []string) error { return r.run(cmd, args[0]) },
 	}
 	cmd.Flags().BoolVar(&r.wait, "wait", false, "wait until the request has ended")
 	r.progressFlag(cmd)
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &r.output, "table", "json", "yaml", "digest", "template")
 	return cmd
 }
 
@@ -150,22 +142,26 @@ func (r *retry) run(cmd *cobra.Command, id string) error {
 		return err
 	}
 	if asked.Request == "" {
-		return r.resent(id, asked)
+		return r.resent(ctx, id, asked)
 	}
 	r.say("asked again for %s at %.12s, request %s", asked.Ref, asked.Commit, asked.Request)
 	if !r.wait {
 		r.say("follow it with: imgctl logs -f %s", asked.Request)
-		return r.output.print(r.stdout, askedResult(asked))
+		return r.output.print(ctx, r.stdout, askedResult(asked))
 	}
-	return r.finish(ctx, asked, true, r.output)
+	answer, err := r.finish(ctx, asked, true)
+	if err != nil {
+		return err
+	}
+	return r.output.print(ctx, r.stdout, recordsResult(answer.Records, answer.Repositories))
 }
 
 // resent is the end of a retry of a message that was no request.
-func (r *retry) resent(id string, asked httpapi.Asked) error {
+func (r *retry) resent(ctx context.Context, id string, asked httpapi.Asked) error {
 	const hint = "the message of %s is in the queue again; see what becomes of it with: imgctl requests list"
 	if r.wait {
-		return &exitError{httpapi.CodeFailed, fmt.Sprintf(hint+"; it is no request yet, so there is none to wait for", id)}
+		return &exitError{Code: httpapi.CodeFailed, Message: fmt.Sprintf(hint+"; it is no request yet, so there is none to wait for", id)}
 	}
 	r.say(hint, id)
-	return r.output.print(r.stdout, askedResult(asked))
+	return r.output.print(ctx, r.stdout, askedResult(asked))
 }

@@ -2,41 +2,81 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"text/template"
-	"time"
 
+	"github.com/itchyny/gojq"
+	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/imgd/imgd"
 )
 
-// An output is what -o asks for.
+// An output is what -o and --jq ask for. Its flags are read before a command
+// runs, so that nothing is asked of the daemon which could not be shown.
 type output struct {
-	format   string // table, json, yaml, digest or template
+	formats     []string // that the command has
+	text, query string   // as they were given
+
+	format   string // table, json, yaml, digest, template, or one of pasted
 	template *template.Template
+	jq       *gojq.Code
+	palette  palette // of stdout
 }
 
 const templateForm = "template="
 
-// parseOutput reads -o before anything is asked of the daemon.
-func parseOutput(s string, formats ...string) (output, error) {
-	if text, ok := strings.CutPrefix(s, templateForm); ok && slices.Contains(formats, "template") {
+// outputFlags gives cmd -o with these formats, and --jq.
+func (a *app) outputFlags(cmd *cobra.Command, o *output, formats ...string) {
+	o.formats = formats
+	cmd.Flags().StringVarP(&o.text, "output", "o", formats[0], "output: "+forms(formats))
+	cmd.Flags().StringVar(&o.query, "jq", "", "show what a jq expression makes of -o json; text without quotes")
+	completeFlag(cmd, "output", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return strings.Split(strings.Replace(strings.Join(formats, " "), "template", templateForm, 1), " "), cobra.ShellCompDirectiveNoFileComp
+	})
+	completeFlag(cmd, "jq", cobra.NoFileCompletions)
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		o.palette = a.palette(a.stdout)
+		return o.parse()
+	}
+}
+
+func (o *output) parse() error {
+	o.format = o.text
+	if text, ok := strings.CutPrefix(o.text, templateForm); ok && slices.Contains(o.formats, "template") {
 		t, err := template.New("-o").Parse(text)
 		if err != nil {
-			return output{}, usage("-o template: %v; it goes over the array that -o json shows, as template='{{range .}}{{.tag}} {{.digest}}{{\"\\n\"}}{{end}}'", err)
+			return usage("-o template: %v; it goes over what -o json shows, as template='{{range .}}{{.tag}} {{.digest}}{{\"\\n\"}}{{end}}'", err)
 		}
-		return output{format: "template", template: t}, nil
+		o.format, o.template = "template", t
+	} else if o.text == "template" || !slices.Contains(o.formats, o.text) {
+		return usage("-o %q is none of %s", o.text, forms(o.formats))
 	}
-	if s == "template" || !slices.Contains(formats, s) {
-		return output{}, usage("-o %q is none of %s", s, forms(formats))
+	if o.query == "" {
+		return nil
 	}
-	return output{format: s}, nil
+	if o.format != o.formats[0] && o.format != "json" {
+		return usage("--jq goes over -o json: leave -o %s out", o.format)
+	}
+	o.format = "jq"
+	return o.parseQuery()
+}
+
+func (o *output) parseQuery() error {
+	query, err := gojq.Parse(o.query)
+	if err == nil {
+		o.jq, err = gojq.Compile(query)
+	}
+	if err != nil {
+		return usage("--jq %s: %v; it goes over what -o json shows, as in: --jq '.[].digest'", o.query, err)
+	}
+	return nil
 }
 
 // forms are the formats as they are given.
@@ -44,16 +84,15 @@ func forms(formats []string) string {
 	return strings.Replace(strings.Join(formats, ", "), "template", templateForm+"…", 1)
 }
 
-func outputHelp(formats ...string) string { return "output: " + forms(formats) }
-
 // A result is what a command prints.
 type result struct {
-	items   any                       // for json, yaml and template
+	items   any                       // for json, yaml, template and jq
 	table   func(row func(...string)) // the first row is the header
 	digests []string                  // registry/image@sha256:…
+	tag     string                    // that they are all of, if it is one
 }
 
-func (o output) print(w io.Writer, r result) error {
+func (o *output) print(ctx context.Context, w io.Writer, r result) error {
 	switch o.format {
 	case "json":
 		return printJSON(w, r.items)
@@ -61,13 +100,15 @@ func (o output) print(w io.Writer, r result) error {
 		return printYAML(w, r.items)
 	case "template":
 		return o.printTemplate(w, r.items)
-	case "digest":
-		for _, d := range r.digests {
-			fmt.Fprintln(w, d)
-		}
-		return nil
+	case "jq":
+		return o.printQuery(ctx, w, r.items)
+	case "table":
+		return printTable(w, o.palette, r.table)
 	}
-	return printTable(w, r.table)
+	for _, d := range r.digests {
+		fmt.Fprintln(w, pasted(o.format, d, r.tag))
+	}
+	return nil
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -104,29 +145,87 @@ func plain(n *yaml.Node) {
 	}
 }
 
-// printTemplate lets a template see what JSON shows, by the same names.
-func (o output) printTemplate(w io.Writer, v any) error {
+// generic is v as JSON shows it, by the same names.
+func generic(v any) (any, error) {
 	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var out any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	err = d.Decode(&out)
+	return out, err
+}
+
+func (o *output) printTemplate(w io.Writer, v any) error {
+	shown, err := generic(v)
 	if err != nil {
 		return err
 	}
-	var generic any
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	if err := d.Decode(&generic); err != nil {
-		return err
-	}
-	if err := o.template.Execute(w, generic); err != nil {
+	if err := o.template.Execute(w, shown); err != nil {
 		return usage("-o template: %v", err)
 	}
 	_, err = fmt.Fprintln(w)
 	return err
 }
 
-func printTable(w io.Writer, table func(row func(...string))) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	table(func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) })
-	return t.Flush()
+// printQuery prints each thing that the expression gives: text as it is, the
+// rest as JSON in a line. ctx ends an expression that does not end.
+func (o *output) printQuery(ctx context.Context, w io.Writer, v any) error {
+	shown, err := generic(v)
+	if err != nil {
+		return err
+	}
+	for found := o.jq.RunWithContext(ctx, shown); ; {
+		v, more := found.Next()
+		if !more {
+			return nil
+		}
+		var halt *gojq.HaltError
+		switch v := v.(type) {
+		case error:
+			if errors.As(v, &halt) && halt.Value() == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return usage("--jq %s: %v", o.query, v)
+		case string:
+			_, err = fmt.Fprintln(w, v)
+		default:
+			err = printCompact(w, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func printCompact(w io.Writer, v any) error {
+	b, err := gojq.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", b)
+	return err
+}
+
+// pastes are the formats that show a digest as people paste it.
+func pastes() []string { return []string{"pull", "compose", "k8s", "env"} }
+
+// pasted is a reference in the form of one of pastes, else as it is.
+func pasted(format, reference, tag string) string {
+	switch format {
+	case "pull":
+		return "docker pull " + reference
+	case "compose", "k8s":
+		return "image: " + reference + " # " + tag
+	case "env":
+		return "IMAGE=" + reference
+	}
+	return reference
 }
 
 // recordsResult shows records, the first of the repositories standing for all
@@ -151,20 +250,17 @@ func recordsResult(records []imgd.Record, repositories []string) result {
 func references(records []imgd.Record, repositories []string) []string {
 	var all []string
 	for _, r := range records {
-		name := r.Image
-		if len(repositories) > 0 {
-			name = repositories[0]
-		}
-		if ref := name + "@" + r.Root().String(); !slices.Contains(all, ref) {
+		if ref := referenceOf(r, repositories); !slices.Contains(all, ref) {
 			all = append(all, ref)
 		}
 	}
 	return all
 }
 
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return "-"
+func referenceOf(r imgd.Record, repositories []string) string {
+	name := r.Image
+	if len(repositories) > 0 {
+		name = repositories[0]
 	}
-	return t.UTC().Format(time.RFC3339)
+	return name + "@" + r.Root().String()
 }

@@ -7,12 +7,10 @@ import (
 	"hash/maphash"
 	"io"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/builder"
@@ -26,8 +24,10 @@ func (w *waiting) checkProgress() error {
 	if !slices.Contains(modes[:], w.progress) {
 		return usage("--progress %q is none of %s", w.progress, strings.Join(modes[:], ", "))
 	}
-	file, ok := w.display.(*os.File)
-	if w.progress == "tty" && (!ok || !term.IsTerminal(int(file.Fd()))) {
+	if w.progress == "auto" && w.noColor {
+		w.progress = "plain" // BuildKit's display of a terminal has colours
+	}
+	if w.progress == "tty" && !isTerminal(w.display) {
 		return usage("--progress tty wants a terminal; plain needs none")
 	}
 	return nil

@@ -10,8 +10,8 @@ import (
 )
 
 func (a *app) releasesCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "template"}
-	var format, image string
+	var o output
+	var image string
 	var open bool
 	cmd := &cobra.Command{
 		Use:   "releases --open",
@@ -22,23 +22,20 @@ stand. imgd drives them on by itself; one that never will get through is given u
   imgctl releases --open --image demo/hello -o json`,
 		Args: between(0, 0, "no arguments; --image NAME chooses"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := parseOutput(format, formats...)
-			if err == nil && !open {
-				err = usage("only the open releases are listed: add --open; imgctl list and imgctl requests list show the others")
+			if !open {
+				return usage("only the open releases are listed: add --open; imgctl list and imgctl requests list show the others")
 			}
-			if err != nil {
-				return err
-			}
-			return a.releases(cmd, image, o)
+			return a.releases(cmd, image, &o)
 		},
 	}
 	cmd.Flags().BoolVar(&open, "open", false, "those that are admitted and not published (required)")
 	cmd.Flags().StringVar(&image, "image", "", "only those of this image")
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	completeFlag(cmd, "image", a.images)
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")
 	return cmd
 }
 
-func (a *app) releases(cmd *cobra.Command, image string, o output) error {
+func (a *app) releases(cmd *cobra.Command, image string, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	c := a.client()
@@ -52,7 +49,7 @@ func (a *app) releases(cmd *cobra.Command, image string, o output) error {
 	if err != nil {
 		return err
 	}
-	return o.print(a.stdout, result{items: all, table: func(row func(...string)) {
+	return o.print(ctx, a.stdout, result{items: all, table: func(row func(...string)) {
 		row("RELEASE", "IMAGE", "TAGS", "ADMITTED", "STATE", "WHY")
 		for _, rel := range all {
 			state, reason := standing(rel)
@@ -70,6 +67,8 @@ func standing(rel httpapi.OpenRelease) (state, reason string) {
 	switch {
 	case rel.Unknown != "":
 		return "-", cell("its state could not be read: "+rel.Unknown, whyLength)
+	case rel.Pushed:
+		return "pushed", "by another CI; imgd reads its tag and publishes it by itself"
 	case rel.Status == nil:
 		return "-", "-"
 	}

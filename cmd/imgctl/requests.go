@@ -65,8 +65,7 @@ type listing struct {
 }
 
 func (a *app) requestsListCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "template"}
-	var format string
+	var o output
 	var l listing
 	var limit uint16
 	cmd := &cobra.Command{
@@ -79,19 +78,18 @@ letters that are no requests are listed too, with their own IDs.`,
   imgctl requests list --state dead -o template='{{range .}}{{.request}}{{"\n"}}{{end}}'`,
 		Args: between(0, 0, "no arguments; imgctl requests show REQUEST shows one"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
 			l.limit = int(limit)
-			return a.listRequests(cmd, l, o)
+			return a.listRequests(cmd, l, &o)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&l.state, "state", "", "only those that are queued, resolving, building, publishing, published, unchanged,\nsuperseded, cancelled, conflict, failed or dead")
 	flags.StringVar(&l.project, "project", "", "only those of this project")
 	flags.Uint16Var(&limit, "limit", 100, "at most so many, 0 for all")
-	flags.StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	completeFlag(cmd, "state", anyOf("queued", "resolving", "building", "publishing", "published", "unchanged", "superseded", "cancelled", "conflict", "failed", "dead"))
+	completeFlag(cmd, "project", a.projects)
+	completeFlag(cmd, "limit", cobra.NoFileCompletions)
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")
 	return cmd
 }
 
@@ -114,7 +112,7 @@ func lineOfLetter(l imgd.Letter) line {
 		Error: &imgd.StatusError{Kind: kind, Message: l.Reason}, EndedAt: l.At}}
 }
 
-func (a *app) listRequests(cmd *cobra.Command, l listing, o output) error {
+func (a *app) listRequests(cmd *cobra.Command, l listing, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	c := a.client()
@@ -143,7 +141,7 @@ func (a *app) listRequests(cmd *cobra.Command, l listing, o output) error {
 	if more {
 		a.say("there are more: --limit 0 shows all, --state and --project choose")
 	}
-	return o.print(a.stdout, linesResult(lines))
+	return o.print(ctx, a.stdout, linesResult(lines))
 }
 
 // rest is how many letters are wanted beside so many requests: at least one,

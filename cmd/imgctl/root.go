@@ -11,24 +11,31 @@ import (
 
 	"github.com/spf13/cobra"
 
+	shared "github.com/imgd/imgd/internal/client"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
 // An app is one call of imgctl.
 type app struct {
 	stdout, stderr io.Writer
-	find           finder
+	find           shared.Finder
 	timeout        time.Duration // --timeout, 0 if not given
+	noColor        bool          // --no-color
 }
 
-// run is imgctl. It reads nothing from stdin.
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
-	a := &app{stdout: stdout, stderr: stderr, find: finder{getenv: os.Getenv}}
+// run is imgctl. It reads nothing from stdin. An error that it answers is shown
+// already.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	a := &app{stdout: stdout, stderr: stderr, find: shared.Finder{Getenv: os.Getenv}}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		a.say("%s %v", a.palette(stderr).paint(red, "imgctl:"), err)
+	}
+	return err
 }
 
 func (a *app) root() *cobra.Command {
@@ -40,7 +47,7 @@ func (a *app) root() *cobra.Command {
 The daemon is found by --server, IMGD_SERVER, --data, IMGD_DATA, and then in /var/lib/imgd:
 the first that is given decides. A data directory names the address in endpoints.json.
 
-` + exitHelp,
+` + shared.ExitHelp,
 		Example: `  imgctl build hello --ref v1.2.3 --wait
   imgctl get demo/hello:v1.2.3 -o digest
   imgctl verify demo/hello:v1.2.3
@@ -51,12 +58,18 @@ the first that is given decides. A data directory names the address in endpoints
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.find.server, "server", "", "URL of the daemon, as http://127.0.0.1:7070")
-	flags.StringVar(&a.find.data, "data", "", "data directory of the daemon on this machine")
+	a.find.Flags(flags)
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f, else 2m)")
+	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also where stdout or stderr is a terminal; NO_COLOR and TERM=dumb say so too")
+	completeFlag(root, "server", cobra.NoFileCompletions)
+	completeFlag(root, "timeout", cobra.NoFileCompletions)
+	completeFlag(root, "data", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
-	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.verifyCommand(), a.requestsCommand(), a.releasesCommand(),
-		a.logsCommand(), a.eventsCommand(), a.versionCommand())
+	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
+		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.publishCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
+		a.completionCommand(), a.manCommand())
 	return root
 }
 
@@ -100,7 +113,7 @@ func (a *app) within(cmd *cobra.Command, otherwise time.Duration) (context.Conte
 }
 
 // client is one to the daemon.
-func (a *app) client() *client { return newClient(a.find.find) }
+func (a *app) client() *client { return newClient(a.find.Find) }
 
 // say tells the person at the terminal.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
@@ -109,9 +122,9 @@ func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n
 func stopped(ctx context.Context, hint string) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &exitError{httpapi.CodeTimeout, "gave up waiting after --timeout" + hint}
+		return &exitError{Code: httpapi.CodeTimeout, Message: "gave up waiting after --timeout" + hint}
 	case ctx.Err() != nil:
-		return &exitError{httpapi.CodeCancelled, "stopped waiting" + hint}
+		return &exitError{Code: httpapi.CodeCancelled, Message: "stopped waiting" + hint}
 	}
 	return nil
 }

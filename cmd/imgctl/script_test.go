@@ -15,11 +15,12 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd"
 	imgctl "github.com/imgd/imgd/cmd/imgctl"
+	"github.com/imgd/imgd/version"
 )
 
 var update = flag.Bool("update", false, "write what cmp compares into the scripts anew")
@@ -37,8 +38,12 @@ type (
 // TestScripts runs testdata/script. Each script has a daemon of its own, at
 // IMGD_SERVER.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	testscript.Run(t, params(t, "testdata/script"))
+}
+
+func params(t *testing.T, dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		UpdateScripts:       *update,
 		Setup: func(env *testscript.Env) error {
@@ -59,9 +64,10 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ref": setRef, "publish": publish, "becomes": becomes, "now": now, "served": served, "event": addEvent,
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
-			"admit": admit, "letter": letter, "grows": grows, "restarts": restarts,
+			"admit": admit, "claimed": claimed, "letter": letter, "grows": grows, "restarts": restarts,
+			"probe": probe, "reloads": reloads, "slow": slow, "state": state, "example": example,
 		},
-	})
+	}
 }
 
 func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
@@ -109,6 +115,14 @@ func admit(ts *testscript.TestScript, _ bool, args []string) {
 	status := imgd.StatusOf(rel.Request, imgd.Publishing)
 	status.Tries, status.Release, status.Error = 3, rel.ID, &imgd.StatusError{Kind: "error", Message: args[2]}
 	w.change(func() { w.statuses[rel.Request.ID] = status })
+}
+
+// claimed TAG leaves a release open that another CI has pushed.
+func claimed(ts *testscript.TestScript, _ bool, args []string) {
+	rel := imgd.Release{Image: "tools/lint", Pushed: true, Root: ocispec.Descriptor{Digest: digest.FromString(args[0])},
+		Request: imgd.Request{ID: strings.Repeat("0f", 16)}, Tags: []imgd.ReleaseTag{{Name: args[0], Kind: version.KindVersion}}}
+	_, err := worldOf(ts).index.Admit(contextOf(ts), rel, "")
+	ts.Check(err)
 }
 
 // becomes STATE [KIND MESSAGE [FILE LINE CODE]] says what the next requests end as.
@@ -170,13 +184,18 @@ func now(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// served TAG WHAT makes the registry serve something else, or with - nothing.
+// served TAG WHAT makes the registry serve something else, a digest as it is, or with - nothing.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	w.change(func() {
 		delete(w.served, repo+":"+args[0])
+		d := digest.Digest(args[1])
+		if d.Validate() != nil {
+			d = digest.FromString(args[1])
+			ts.Setenv(args[1], d.String())
+		}
 		if args[1] != "-" {
-			w.served[repo+":"+args[0]] = digest.FromString(args[1])
+			w.served[repo+":"+args[0]] = d
 		}
 	})
 }
@@ -292,20 +311,6 @@ func request(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("there are %d requests", len(found))
 	}
 	ts.Setenv(args[0], found[0])
-}
-
-// Whoever asks for help learns by example.
-func TestEveryCommandHasAnExample(t *testing.T) {
-	var walk func(*cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Example == "" || cmd.Short == "" || !strings.Contains(cmd.Example, "imgctl ") {
-			t.Errorf("%s has no example or no description", cmd.CommandPath())
-		}
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	walk(imgctl.Root())
 }
 
 // What is taken for IMAGE:TAG stands in a path as it is.

@@ -15,8 +15,7 @@ import (
 )
 
 func (a *app) showCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "digest", "template"}
-	var format string
+	var o output
 	cmd := &cobra.Command{
 		Use:   "show ID",
 		Short: "Show a request: who asked for it, where it stands, why, and what it made",
@@ -25,37 +24,34 @@ Of a dead letter it shows the reason and the message itself.`,
 		Example: `  imgctl requests show 0f3c2b9d8a7e6f5041328374655647ab
   imgctl requests show dead-7
   imgctl requests show 0f3c2b9d8a7e6f5041328374655647ab -o template='{{range .}}{{.state}}{{end}}'`,
-		Args: between(1, 1, "one ID: "+anyForm),
+		Args:              between(1, 1, "one ID: "+anyForm),
+		ValidArgsFunction: first(a.orLetters(a.requests())),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := parseOutput(format, formats...)
-			if err == nil {
-				err = checkID(args[0])
-			}
-			if err != nil {
+			if err := checkID(args[0]); err != nil {
 				return err
 			}
 			if isLetter(args[0]) {
-				return a.showLetter(cmd, args[0], o)
+				return a.showLetter(cmd, args[0], &o)
 			}
-			return a.showRequest(cmd, args[0], o)
+			return a.showRequest(cmd, args[0], &o)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "digest", "template")
 	return cmd
 }
 
-func (a *app) showRequest(cmd *cobra.Command, id string, o output) error {
+func (a *app) showRequest(cmd *cobra.Command, id string, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var r httpapi.RequestAnswer
 	if err := a.client().get(ctx, "/v1/requests/"+id, nil, &r); err != nil {
 		return err
 	}
-	return o.print(a.stdout, result{items: []httpapi.RequestAnswer{r}, digests: references(r.Records, r.Repositories),
+	return o.print(ctx, a.stdout, result{items: []httpapi.RequestAnswer{r}, digests: references(r.Records, r.Repositories),
 		table: func(row func(...string)) { sheet(row).request(r) }})
 }
 
-func (a *app) showLetter(cmd *cobra.Command, id string, o output) error {
+func (a *app) showLetter(cmd *cobra.Command, id string, o *output) error {
 	if o.format == "digest" {
 		return usage("a dead letter has no digest")
 	}
@@ -65,7 +61,7 @@ func (a *app) showLetter(cmd *cobra.Command, id string, o output) error {
 	if err := a.client().get(ctx, "/v1/letters/"+id, nil, &l); err != nil {
 		return err
 	}
-	return o.print(a.stdout, result{items: []imgd.Letter{l}, table: func(row func(...string)) { sheet(row).letter(l) }})
+	return o.print(ctx, a.stdout, result{items: []imgd.Letter{l}, table: func(row func(...string)) { sheet(row).letter(l) }})
 }
 
 // A sheet takes what is shown of one thing: names and values, below each other.
@@ -100,14 +96,7 @@ func (s sheet) request(r httpapi.RequestAnswer) {
 	s.failure(r.Error)
 	s.put("Release", r.Release)
 	s.put("Image", r.Image)
-	var tags []string
-	for _, t := range r.Tags {
-		if t.Reason != "" {
-			t.Tag += ": not taken, " + t.Reason
-		}
-		tags = append(tags, t.Tag)
-	}
-	s.put("Tags", strings.Join(tags, "\n"))
+	s.put("Tags", taken(r.Tags))
 	s.put("Digests", strings.Join(references(r.Records, r.Repositories), "\n"))
 	s.put("Log", "imgctl logs "+follow(r.State)+r.Request)
 	s.put("To do", todo(r.Status))

@@ -71,7 +71,7 @@ func failureOf(e event) error {
 	if err := json.Unmarshal(e.data, &p); err != nil || p.Status < http.StatusInternalServerError {
 		return &p
 	}
-	return &lostError{&p}
+	return &lostError{Err: &p}
 }
 
 // next reads one event, passing over comments. heard is called with each line.

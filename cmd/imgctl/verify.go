@@ -10,21 +10,19 @@ import (
 )
 
 func (a *app) verifyCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml", "template"}
-	var format, want string
+	var o output
+	var want string
 	cmd := &cobra.Command{
 		Use:   "verify IMAGE:TAG",
 		Short: "Compare a tag in the registry with the index",
 		Long: `Compare a tag in every repository of the image with the index, and exit 3 if they differ.
 With --digest the tag must also name that digest, its root or that of a platform's manifest.`,
 		Example: `  imgctl verify demo/hello:v1.2.3
-  imgctl verify demo/hello:v1.2.3 --digest sha256:4355a46b19d348dc2f57c046f8ef63d4538ebb936000f3c9ee954a27460dd865`,
-		Args: between(1, 1, "one IMAGE:TAG"),
+  imgctl verify demo/hello:v1.2.3 --digest sha256:a59e059c449a82b7f692b5119e348e9408ec976aa34682a03714cdcc6142cca5
+  imgctl verify demo/hello:v1.2.3 --jq '.[].repositories[] | select(.same | not) | .repository'`,
+		Args:              between(1, 1, "one IMAGE:TAG"),
+		ValidArgsFunction: first(a.tags),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
 			r, err := parseReference(args[0])
 			if err == nil && r.tag == "" {
 				err = usage("verify wants a tag, as in: imgctl verify %s:latest", args[0])
@@ -32,16 +30,17 @@ With --digest the tag must also name that digest, its root or that of a platform
 			if err != nil {
 				return err
 			}
-			return a.verify(cmd, r, digest.Digest(want), o)
+			return a.verify(cmd, r, digest.Digest(want), &o)
 		},
 	}
 	cmd.Flags().StringVar(&want, "digest", "", "digest that the tag must name")
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	completeFlag(cmd, "digest", cobra.NoFileCompletions)
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")
 	return cmd
 }
 
 // verify prints the comparison also where it differs, which is then the error.
-func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o output) error {
+func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o *output) error {
 	if err := want.Validate(); want != "" && err != nil {
 		return usage("--digest %s: %v; want sha256: and 64 hex digits", want, err)
 	}
@@ -55,7 +54,7 @@ func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o outp
 	} else if err != nil {
 		return err
 	}
-	return errors.Join(o.print(a.stdout, result{items: []httpapi.Verification{v}, table: func(row func(...string)) {
+	return errors.Join(o.print(ctx, a.stdout, result{items: []httpapi.Verification{v}, table: func(row func(...string)) {
 		row("REPOSITORY", "TAG", "SAME", "FOUND", "INDEX")
 		for _, at := range v.Repositories {
 			row(at.Repository, v.Tag, yesNo(at.Same), orDash(at.Found.String()), v.Want.String())

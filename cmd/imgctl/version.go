@@ -20,27 +20,20 @@ type versions struct {
 }
 
 func (a *app) versionCommand() *cobra.Command {
-	formats := []string{"table", "json", "yaml"}
-	var format string
+	var o output
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the versions of imgctl and of the daemon",
 		Example: `  imgctl version
-  imgctl version -o json`,
+  imgctl version --jq .server.version`,
 		Args: between(0, 0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := parseOutput(format, formats...)
-			if err != nil {
-				return err
-			}
-			return a.version(cmd, o)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.version(cmd, &o) },
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", outputHelp(formats...))
+	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")
 	return cmd
 }
 
-func (a *app) version(cmd *cobra.Command, o output) error {
+func (a *app) version(cmd *cobra.Command, o *output) error {
 	ctx, cancel := a.within(cmd, versionTime)
 	defer cancel()
 	v := versions{Client: ownVersion()}
@@ -50,7 +43,7 @@ func (a *app) version(cmd *cobra.Command, o output) error {
 	} else {
 		v.Server = &server
 	}
-	return o.print(a.stdout, result{items: v, table: func(row func(...string)) {
+	return o.print(ctx, a.stdout, result{items: v, table: func(row func(...string)) {
 		row("", "VERSION", "COMMIT", "GO")
 		row("imgctl", v.Client.Version, orDash(v.Client.Commit), v.Client.Go)
 		if v.Server != nil {

@@ -23,21 +23,19 @@ type waiting struct {
 
 func (w *waiting) progressFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&w.progress, "progress", "auto", "how to show the build: "+strings.Join(modes[:], ", "))
+	completeFlag(cmd, "progress", anyOf(modes[:]...))
 }
 
-// finish waits for the end of what was asked, and prints what it came to.
-func (w *waiting) finish(ctx context.Context, asked httpapi.Asked, again bool, o output) error {
+// finish waits for the end of what was asked, and answers what it came to.
+func (w *waiting) finish(ctx context.Context, asked httpapi.Asked, again bool) (httpapi.RequestAnswer, error) {
 	answer, err := w.await(ctx, asked.Request, asked.AskedAt, again)
 	if end := stopped(ctx, "; the build goes on, see it with: imgctl logs -f "+asked.Request); end != nil && !answer.State.Final() {
-		return end
+		return answer, end
 	}
 	if err == nil {
 		err = w.end(answer)
 	}
-	if err != nil {
-		return err
-	}
-	return o.print(w.stdout, recordsResult(answer.Records, answer.Repositories))
+	return answer, err
 }
 
 // pollTime is how long the daemon holds one look at the state open.
@@ -80,7 +78,7 @@ func (w *waiting) end(r httpapi.RequestAnswer) error {
 	case imgd.Unchanged, imgd.Superseded:
 		w.say("%s%s", r.State, message)
 	default:
-		return &exitError{endCode(r.Status), fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
+		return &exitError{Code: endCode(r.Status), Message: fmt.Sprintf("request %s ended as %s%s", r.Request, r.State, message)}
 	}
 	return nil
 }

@@ -50,6 +50,15 @@ type world struct {
 	cutAfter int      // so many messages
 	down     error
 	refuse   bool // as a daemon off loopback does
+	slow     bool // answers nothing
+	probes   []httpapi.Probe
+	reload   answer // to a reload; that is not this API's yet
+}
+
+// An answer is one that a script has made up.
+type answer struct {
+	status int
+	body   string
 }
 
 func newWorld(dir string) (*world, error) {
@@ -61,23 +70,47 @@ func newWorld(dir string) (*world, error) {
 		return nil, err
 	}
 	api := httpapi.New(httpapi.Config{
-		Projects: map[string]imgd.Project{"hello": {Name: "hello", Image: "demo/hello", Repositories: []string{repo}, Refs: []string{"*"}}},
-		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
+		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
+			Repositories: []string{repo}, Refs: []string{"*"}}}),
+		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
+		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
 	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
-		refuse := w.refuse
+		refuse, slow, reload := w.refuse, w.slow, w.reload
 		w.mu.Unlock()
-		if refuse {
+		switch {
+		case slow:
+			w.change(func() { w.watched++ })
+			<-r.Context().Done()
+		case refuse:
 			strange.ServeHTTP(rw, r)
-			return
+		case r.URL.Path == "/v1/reload":
+			reload.to(rw, r)
+		default:
+			w.cutting(api).ServeHTTP(rw, r)
 		}
-		w.cutting(api).ServeHTTP(rw, r)
 	})
 	w.server = httptest.NewServer(w.handler)
 	return w, nil
+}
+
+func (w *world) allProbes() []httpapi.Probe {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.probes
+}
+
+// to answers a command, in the way of the API.
+func (a answer) to(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
+		a = answer{http.StatusMethodNotAllowed, `{"status":405,"code":"usage","detail":"a reload is a POST of JSON"}`}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, a.body)
 }
 
 // stop ends the daemon's process, as it were: what it knows stays.
@@ -184,6 +217,16 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 
 func (w *world) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+}
+
+// In pushedImages every digest is an image, whoever has pushed it.
+type pushedImages struct{ *world }
+
+func (pushedImages) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: root, Size: 479}
+	platform := d
+	platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	return d, []ocispec.Descriptor{platform}, nil
 }
 
 // Submit makes of a request what the script has said.

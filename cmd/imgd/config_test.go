@@ -39,13 +39,13 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigPrecedence(t *testing.T) {
 	env := map[string]string{"IMGD_LISTEN": "127.0.0.1:2", "IMGD_BUILD_SLOTS": "7", "IMGD_NATS_URL": "nats://n:4222",
-		"IMGD_BUILD_TIMEOUT": "5m", "IMGD_GIT_ALLOWHOSTS": "a,b", "IMGD_ALLOWANONYMOUS": "true"}
+		"IMGD_BUILD_TIMEOUT": "5m", "IMGD_GIT_ALLOWHOSTS": "a,git.example.com", "IMGD_ALLOWANONYMOUS": "true"}
 	cfg, err := load(t, "listen: 127.0.0.1:1\nbuild: {slots: 3}\n"+project, env, flagValues{listen: "127.0.0.1:3"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if cfg.Listen != "127.0.0.1:3" || cfg.Build.Slots != 7 || cfg.NATS.URL != "nats://n:4222" || !cfg.AllowAnonymous ||
-		cfg.Build.Timeout != 5*time.Minute || strings.Join(cfg.Git.AllowHosts, " ") != "a b" || cfg.Projects[0].Timeout != 5*time.Minute {
+		cfg.Build.Timeout != 5*time.Minute || strings.Join(cfg.Git.AllowHosts, " ") != "a git.example.com" || cfg.Projects[0].Timeout != 5*time.Minute {
 		t.Errorf("got %+v", cfg)
 	}
 }
@@ -65,7 +65,7 @@ func TestConfigRefuses(t *testing.T) {
 		"engine":            {"index: {engine: jetstream}", nil, "index.engine"},
 		"project name":      {"projects: [{name: Hello, git: g, image: i}]", nil, "Hello"},
 		"two of one name":   {"projects: [{name: a, git: g, image: i}, {name: a, git: g, image: j}]", nil, "twice"},
-		"two of one image":  {"projects: [{name: a, git: g, image: i}, {name: b, git: g, image: i}]", nil, "also by project a"},
+		"two of one image":  {"projects: [{name: a, git: g, image: i}, {name: b, git: g, image: i}]", nil, "also by projects[0]"},
 		"two of one repo":   {"projects: [{name: a, git: g, image: i, repositories: ['r.test/x']}, {name: b, git: g, image: j, repositories: ['r.test/x']}]", nil, "r.test/x is used twice"},
 		"NATS credentials":  {"nats: {url: 'nats://user:secret@host:4222'}", nil, "nats.url"},
 		"registry URL":      {"registry: {address: 'https://r.test'}", nil, "registry.address"},

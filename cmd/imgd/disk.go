@@ -21,7 +21,7 @@ func kept() []string { return []string{".", "nats", "index", "registry", "buildk
 // so work that would not be remembered must not begin. It looks at what is free
 // to everybody, not at what is kept for root.
 func (d *daemon) headRoom(context.Context) error {
-	least := uint64(d.cfg.Disk.MinFreeMB)
+	least := uint64(d.live.config.Load().Disk.MinFreeMB)
 	if least == 0 {
 		return nil
 	}

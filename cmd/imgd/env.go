@@ -8,52 +8,58 @@ import (
 	"time"
 )
 
-// overlay sets the fields of cfg that the environment names: IMGD_ and the
-// path in capitals, with _ between keys and none inside one, as in
-// IMGD_NATS_URL. Lists of words are separated by commas; projects stand only
-// in the file.
-func overlay(cfg *Config, getenv func(string) string) error {
-	return overlayStruct(reflect.ValueOf(cfg).Elem(), "IMGD", getenv)
+// overlay sets the fields that the environment names: IMGD_ and the path in
+// capitals, with _ between keys and none inside one, as in IMGD_NATS_URL. Lists
+// of words are separated by commas; projects stand only in the file.
+func (c *config) overlay(getenv func(string) string) {
+	each(reflectOf(&c.Config), "", func(key string, _ reflect.StructField, v reflect.Value) {
+		name := "IMGD_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		text := getenv(name)
+		if text == "" {
+			return
+		}
+		c.places[key] = place{source: "environment " + name}
+		if err := setScalar(v, text); err != nil {
+			c.complain(key, "%v", err)
+		}
+	})
 }
 
-func overlayStruct(v reflect.Value, path string, getenv func(string) string) error {
+// each calls f with every key of the struct that holds a value, in the order of
+// the fields.
+func each(v reflect.Value, path string, f func(key string, field reflect.StructField, v reflect.Value)) {
 	for i := range v.NumField() {
-		name := path + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
-		if v.Field(i).Kind() == reflect.Struct {
-			if err := overlayStruct(v.Field(i), name, getenv); err != nil {
-				return err
-			}
+		field := v.Type().Field(i)
+		key := join(path, nameOf(field))
+		if field.Type.Kind() == reflect.Struct {
+			each(v.Field(i), key, f)
 			continue
 		}
-		if text := getenv(name); text != "" {
-			if err := setField(v.Field(i), text); err != nil {
-				return fmt.Errorf("environment %s=%q: %w", name, text, err)
-			}
-		}
+		f(key, field, v.Field(i))
 	}
-	return nil
 }
 
-func setField(field reflect.Value, text string) error {
+// setScalar sets the field to what the text says; on error it stays.
+func setScalar(field reflect.Value, text string) error {
+	var value any
+	var err error
 	switch field.Interface().(type) {
 	case string:
-		field.SetString(text)
+		value = text
 	case []string:
-		field.Set(reflect.ValueOf(strings.Split(text, ",")))
+		value = strings.Split(text, ",")
 	case bool:
-		b, err := strconv.ParseBool(text)
-		field.SetBool(b)
-		return err
+		value, err = strconv.ParseBool(text)
 	case int:
-		n, err := strconv.Atoi(text)
-		field.SetInt(int64(n))
-		return err
+		value, err = strconv.Atoi(text)
 	case time.Duration:
-		d, err := time.ParseDuration(text)
-		field.SetInt(int64(d))
-		return err
+		value, err = time.ParseDuration(text)
 	default:
-		return fmt.Errorf("stands only in the config file")
+		return fmt.Errorf("it stands only in the config file")
 	}
+	if err != nil {
+		return fmt.Errorf("want %s, not %q", wanted(field.Type()), text)
+	}
+	field.Set(reflect.ValueOf(value))
 	return nil
 }

@@ -1,36 +1,35 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
-	"os"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/internal/webhook"
 )
 
-// newHooks makes the webhooks of the projects that have one. It refuses a
-// secret that is empty or cannot be read.
-func newHooks(cfg Config, projects map[string]imgd.Project, bus *events.Bus, log *slog.Logger) (*webhook.Handler, error) {
-	var hooks []webhook.Hook
+// newHooks makes the webhooks of the projects that have one, and answers their
+// secrets too, by project. It refuses a secret that is empty or cannot be read.
+// config is what they work with.
+func newHooks(cfg Config, projects map[string]imgd.Project, config webhook.Config) (*webhook.Handler, map[string][]byte, error) {
+	secrets := map[string][]byte{}
 	for _, p := range cfg.Projects {
 		if p.Webhook.Forge == "" {
 			continue
 		}
-		secret, err := os.ReadFile(p.Webhook.SecretFile)
+		secret, err := readSecret(p.Webhook.SecretFile)
 		if err != nil {
-			return nil, fmt.Errorf("read the webhook secret of project %s: %w", p.Name, err)
+			return nil, nil, fmt.Errorf("read the webhook secret of project %s: %w", p.Name, err)
 		}
-		hooks = append(hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: bytes.TrimRight(secret, "\r\n")})
+		secrets[p.Name] = secret
+		config.Hooks = append(config.Hooks, webhook.Hook{Project: projects[p.Name], Forge: p.Webhook.Forge, Secret: secret})
 	}
-	h, err := webhook.New(webhook.Config{Hooks: hooks, Queue: intake{bus}, Log: log})
+	h, err := webhook.New(config)
 	if err != nil {
-		return nil, fmt.Errorf("set up webhooks: %w", err)
+		return nil, nil, fmt.Errorf("set up webhooks: %w", err)
 	}
-	return h, nil
+	return h, secrets, nil
 }
 
 // intake answers a forge as soon as the request is durable.

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imgd/imgd/internal/webhook"
 )
 
 // hook is a config with one webhook, whose secret file has that text.
@@ -43,7 +44,7 @@ func TestHooksRefuse(t *testing.T) {
 		"unknown forge": {hook(t, "sourcehut", "x"), "sourcehut"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newHooks(tt.cfg, tt.cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+			_, _, err := newHooks(tt.cfg, tt.cfg.projects("r.test"), webhook.Config{Queue: intake{}})
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "hello") {
 				t.Errorf("got %v, want an error that names the project and %q", err, tt.want)
 			}
@@ -54,21 +55,28 @@ func TestHooksRefuse(t *testing.T) {
 // The newline that an editor puts at the end of a secret file is no part of it.
 func TestHooksSecret(t *testing.T) {
 	cfg := hook(t, "github", "s3cret\n")
-	hooks, err := newHooks(cfg, cfg.projects("r.test"), nil, slog.New(slog.DiscardHandler))
+	hooks, secrets, err := newHooks(cfg, cfg.projects("r.test"), webhook.Config{Queue: intake{}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := string(secrets["hello"]); got != "s3cret" {
+		t.Errorf("got the secret %q", got)
+	}
 	body := []byte(`{"zen":"Design for failure."}`)
-	mac := hmac.New(sha256.New, []byte("s3cret"))
-	mac.Write(body)
 	r := httptest.NewRequest(http.MethodPost, "/hooks/github/hello", bytes.NewReader(body))
 	r.Header.Set("X-GitHub-Event", "ping")
-	r.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	r.Header.Set("X-Hub-Signature-256", signature("s3cret", string(body)))
 	w := httptest.NewRecorder()
 	hooks.ServeHTTP(w, r)
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "ignored") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
+}
+
+func signature(secret, body string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(body))
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
 
 func TestHeadRoom(t *testing.T) {
@@ -82,7 +90,8 @@ func TestHeadRoom(t *testing.T) {
 		{math.MaxInt32, t.TempDir(), "disk.minFreeMB"},
 		{1, "/nonexistent", "/nonexistent"},
 	} {
-		d := &daemon{cfg: Config{Data: tt.dir, Disk: DiskConfig{MinFreeMB: tt.least}}}
+		cfg := Config{Data: tt.dir, Disk: DiskConfig{MinFreeMB: tt.least}}
+		d := &daemon{cfg: cfg, live: newLive(cfg, nil)}
 		err := d.headRoom(t.Context())
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%d MiB in %s: got %v, want %q", tt.least, tt.dir, err, tt.want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,21 +17,13 @@ import (
 // api is the HTTP API over the daemon's parts. Once ctx is done it is not ready.
 func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
-		Projects: d.pipeline.Projects, Index: d.index, Registry: d.publisher, Git: d.git,
-		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus,
-		Logs: d.builder, Events: eventStream{d.bus}, Hooks: d.hooks,
-		Checks: d.checks(ctx), Gauges: d.gauges(),
+		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
+		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline,
+		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
+		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,
 	})
-}
-
-// gauges are what /metrics asks of the daemon.
-func (d *daemon) gauges() httpapi.Gauges {
-	return httpapi.Gauges{
-		Depth: d.bus.Depth, Paused: d.bus.Paused,
-		Untold: func() int { return len(d.index.Published(d.index.Told())) },
-	}
 }
 
 // parts are what every build needs besides the queue.
@@ -88,7 +81,27 @@ type commands struct {
 }
 
 func (c commands) Drop(ctx context.Context, id, by, reason string) (imgd.Status, error) {
+	if rel, ok := c.pipeline.Lookup.Newest(id); ok && rel.Pushed {
+		return dropPushed(ctx, c.pipeline, rel.Request, by, reason)
+	}
 	return c.Bus.Drop(ctx, id, by, reason, c.pipeline)
+}
+
+// dropPushed gives up what another CI has pushed. It was never in the queue, so
+// its state is made here, and stands nowhere.
+func dropPushed(ctx context.Context, d events.Dropper, req imgd.Request, by, reason string) (imgd.Status, error) {
+	why := "dropped by " + by
+	if reason != "" {
+		why += ": " + reason
+	}
+	why = strings.Join(strings.Fields(why), " ")
+	rel, err := d.Drop(ctx, req.ID, why)
+	if errors.Is(err, imgd.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", imgd.ErrConflict, err) // the release is there, and over
+	}
+	st := imgd.StatusOf(req, imgd.Failed)
+	st.Release, st.Error = rel.ID, &imgd.StatusError{Kind: "dropped", Message: why}
+	return st, err
 }
 
 // eventStream gives the API events as bytes.

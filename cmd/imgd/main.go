@@ -26,7 +26,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal has its default effect: the process ends at once
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "imgd:", err)
+		var wrong complaints
+		if errors.As(err, &wrong) { // each line has its own beginning, which editors find
+			fmt.Fprintln(os.Stderr, wrong)
+		} else {
+			fmt.Fprintln(os.Stderr, "imgd:", err)
+		}
 		os.Exit(exitCode(err))
 	}
 }
@@ -34,9 +39,10 @@ func main() {
 // errUsage marks what was wrong on the command line.
 var errUsage = errors.New("see imgd --help")
 
-// exitCode is 2 for a wrong command line, else 1.
+// exitCode is 2 for a wrong command line or config, else 1.
 func exitCode(err error) int {
-	if errors.Is(err, errUsage) {
+	var wrong complaints
+	if errors.Is(err, errUsage) || errors.As(err, &wrong) {
 		return 2
 	}
 	return 1
@@ -50,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
-	root.AddCommand(serveCommand(stderr), healthCommand(), versionCommand())
+	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), manCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -66,25 +72,29 @@ func serveCommand(stderr io.Writer) *cobra.Command {
 buildkitd (which needs root and runc); with addresses in the config it uses those.
 
 SIGTERM stops taking requests, lets running builds finish within build.grace or
-gives them back to the queue, and exits 0. A second one exits at once.`,
+gives them back to the queue, and exits 0. A second one exits at once. SIGHUP
+reads the config again; a bad one is logged, and the old one stays.`,
 		Example: `  imgd serve --data /var/lib/imgd
   imgd serve --config imgd.yaml --listen 127.0.0.1:7070`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(flags, os.Getenv)
+			hangup := make(chan os.Signal, 1) // one that waits is enough: it reads what is there then
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
+			cfg, err := checkedConfig(flags, os.Getenv)
 			if err != nil {
 				return err
 			}
-			logger := newLog(cfg.Log, stderr)
+			level := new(slog.LevelVar)
+			logger := newLog(cfg.Log, level, stderr)
 			// What libraries print through the standard logger is for debugging.
 			log.SetFlags(0)
 			log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
-			return serve(cmd.Context(), cfg, logger)
+			return serve(cmd.Context(), cfg, setting{flags: flags, getenv: os.Getenv, hangup: hangup, level: level, log: logger,
+				notify: newNotifier(os.Getenv, os.Getpid())})
 		},
 	}
-	cmd.Flags().StringVar(&flags.data, "data", "", "directory of everything imgd keeps (default /var/lib/imgd)")
-	cmd.Flags().StringVar(&flags.config, "config", "", "config file (default imgd.yaml in the data directory, if there is one)")
-	cmd.Flags().StringVar(&flags.listen, "listen", "", "host:port of the HTTP API (default 127.0.0.1:7070)")
+	flags.register(cmd)
 	return cmd
 }
 
@@ -108,11 +118,10 @@ func currentVersion() string {
 	return "unknown"
 }
 
-// newLog writes to w as cfg says.
-func newLog(cfg LogConfig, w io.Writer) *slog.Logger {
-	var level slog.Level
+// newLog writes to w as cfg says, from level on, which it sets.
+func newLog(cfg LogConfig, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
-		panic("unreachable: Validate has checked the level: " + err.Error())
+		panic("unreachable: validate has checked the level: " + err.Error())
 	}
 	options := &slog.HandlerOptions{Level: level}
 	file, isFile := w.(*os.File)

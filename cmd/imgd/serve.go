@@ -19,7 +19,7 @@ import (
 	"github.com/imgd/imgd/events"
 	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/internal/git"
-	"github.com/imgd/imgd/internal/webhook"
+	"github.com/imgd/imgd/internal/httpapi"
 	"github.com/imgd/imgd/publisher"
 )
 
@@ -35,10 +35,21 @@ const (
 	flushTime = 5 * time.Second
 )
 
+// A setting is where and how the daemon is started.
+type setting struct {
+	flags  flagValues
+	getenv func(string) string
+	hangup <-chan os.Signal // SIGHUP: reload
+	level  *slog.LevelVar   // of log
+	log    *slog.Logger
+	notify notifier
+}
+
 // A daemon is imgd's parts, wired in the order of the data's path.
 type daemon struct {
-	cfg       Config
-	log       *slog.Logger
+	setting
+	cfg       Config // as it was at the start; what may change since is in live
+	live      *live
 	stack     *stack
 	bus       *events.Bus
 	git       *git.Repos
@@ -46,19 +57,27 @@ type daemon struct {
 	publisher *publisher.Publisher
 	index     *index.Index
 	pipeline  *imgd.Pipeline
-	hooks     *webhook.Handler
+	metrics   *httpapi.Metrics
+	tracing   *tracing
 }
 
 // serve runs the daemon until ctx is done, and then stops it in the order of
 // the data: intake, builds, announcements, HTTP, NATS.
-func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
+func serve(ctx context.Context, cfg Config, set setting) (err error) {
+	log := set.log
 	log.Info("imgd starts", "version", currentVersion(), "data", cfg.Data)
-	stack, err := startStack(ctx, cfg, log)
+	stack, err := startStack(ctx, cfg, set.getenv, log)
 	if err != nil {
 		return unlessStopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stack.close()) }()
-	d := &daemon{cfg: cfg, log: log, stack: stack}
+	tracing, err := startTracing(ctx, set.getenv, set.log)
+	if err != nil {
+		return err
+	}
+	defer tracing.close(set.log)
+	d := &daemon{setting: set, cfg: cfg, live: newLive(cfg, set.level), stack: stack, tracing: tracing}
+	d.metrics = httpapi.NewMetrics(func(name string) bool { _, ok := d.live.projects.Get(name); return ok })
 	closeAll, err := d.wire(ctx)
 	defer func() { err = errors.Join(err, closeAll()) }()
 	if err != nil {
@@ -74,6 +93,8 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.Remove(filepath.Join(cfg.Data, "endpoints.json"))) }()
 	log.Info("imgd serves", "http", stack.HTTP, "nats", stack.NATS, "registry", stack.Registry, "buildkit", stack.BuildKit)
+	d.warn(d.notify.ready("serving"))
+	context.AfterFunc(ctx, func() { d.warn(d.notify.stopping()) })
 	if err := d.run(ctx, listener); err != nil {
 		return err
 	}
@@ -100,13 +121,17 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return errors.Join(errs...)
 	}
 	projects := d.cfg.projects(d.stack.Registry)
-	d.git, err = git.New(git.Config{Dir: filepath.Join(d.cfg.Data, "git"), Projects: projects,
-		AllowHosts: d.cfg.Git.AllowHosts, PlainHTTP: d.cfg.Git.PlainHTTP, Log: d.log})
+	d.live.projects.Set(projects)
+	d.git, err = git.New(git.Config{Dir: filepath.Join(d.cfg.Data, "git"), Projects: d.live.projects,
+		Rules: d.cfg.gitRules(), CAFile: d.stack.gitCertificates, Log: d.log})
 	if err != nil {
 		return closeAll, err
 	}
-	d.publisher = publisher.New(publisher.Config{PlainHTTP: d.plainHTTP(), Log: d.log})
-	d.builder, err = builder.New(ctx, d.builderConfig())
+	credentials := publisher.DockerCredentials(d.cfg.Registry.DockerConfig)
+	if err := d.newPublisher(credentials); err != nil {
+		return closeAll, err
+	}
+	d.builder, err = builder.New(ctx, d.builderConfig(credentials))
 	if err != nil {
 		return closeAll, err
 	}
@@ -116,28 +141,52 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, d.index.Close)
-	d.bus, err = events.Connect(ctx, d.busConfig(projects))
+	d.bus, err = events.Connect(ctx, d.busConfig())
 	if err != nil {
 		return closeAll, err
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
-	d.pipeline = &imgd.Pipeline{Projects: projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: d.index, Lookup: d.index, Asker: d.bus, Log: d.log}
-	d.hooks, err = newHooks(d.cfg, projects, d.bus, d.log)
-	return closeAll, err
+	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
+		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
+	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
+	if err != nil {
+		return closeAll, err
+	}
+	d.swap(d.cfg, projects, hooks, secrets)
+	return closeAll, nil
 }
 
-func (d *daemon) busConfig(projects map[string]imgd.Project) events.Config {
+func (d *daemon) newPublisher(credentials publisher.Credentials) error {
+	roots, err := registryCertificates(d.cfg)
+	if err != nil {
+		return err
+	}
+	cfg := publisher.Config{PlainHTTP: d.plainHTTP(), RootCAs: roots, Credentials: credentials, Log: d.log}
+	if roots != nil {
+		cfg.TLS = d.cfg.tlsRegistries()
+	}
+	d.publisher = publisher.New(cfg)
+	return nil
+}
+
+func (d *daemon) busConfig() events.Config {
 	return events.Config{
-		URL: d.stack.NATS, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
+		URL: d.stack.NATS, Creds: d.cfg.NATS.CredsFile, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
 		RetryFor: d.cfg.Queue.RetryFor, Tries: d.cfg.Queue.Tries, Grace: d.grace(), Ready: d.ready,
-		IndexID: d.index.ID(), Image: func(project string) string { return projects[project].Image }, Log: d.log,
+		IndexID: d.index.ID(), Image: d.image, Observe: d.observer(), Traces: d.tracing.provider, Log: d.log,
 	}
 }
 
-func (d *daemon) builderConfig() builder.Config {
+// image is the project's, "" if there is no such project.
+func (d *daemon) image(project string) string {
+	p, _ := d.live.projects.Get(project)
+	return p.Image
+}
+
+func (d *daemon) builderConfig(credentials publisher.Credentials) builder.Config {
 	return builder.Config{Address: d.stack.BuildKit, LogDir: filepath.Join(d.cfg.Data, "builds"), Registry: d.stack.Registry,
-		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Log: d.log}
+		RegistryAddress: d.cfg.BuildKit.RegistryAddress, PlainHTTP: len(d.plainHTTP()) > 0, Credentials: credentials,
+		Traces: d.tracing.provider, Log: d.log}
 }
 
 // grace is build.grace as events takes it, where 0 means the default.
@@ -171,6 +220,8 @@ func (d *daemon) run(ctx context.Context, listener net.Listener) error {
 	})
 	group.Go(func() error { return d.bus.Relay(work, d.index) })
 	group.Go(func() error { return d.sweep(work) })
+	group.Go(func() error { return d.hangups(work) })
+	group.Go(func() error { d.notify.live(work, d.warn); return nil })
 	for _, failed := range append(d.stack.failed, d.index.Failed()) {
 		group.Go(func() error {
 			select {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -25,6 +26,11 @@ const (
 	startTime = 90 * time.Second
 	// closeTime bounds the end of each embedded part; no build runs by then.
 	closeTime = 15 * time.Second
+	// lockTime is how long a dead process may hold the data directory, and
+	// lockPause is between two looks. A child has its parent's files until it
+	// becomes another program, for which it may have to wait its turn.
+	lockTime  = 5 * time.Second
+	lockPause = 20 * time.Millisecond
 )
 
 // endpoints say where the parts are; DIR/endpoints.json tells imgctl.
@@ -38,19 +44,26 @@ type endpoints struct {
 // A stack is the parts imgd works with: its own where the config names none.
 type stack struct {
 	endpoints
+	gitCertificates string // file of those that git trusts; "" for the system's
+
 	failed []<-chan error // of its own parts: what ended one that should run
 	closes []func() error
+
+	restarts func() uint64 // of its own buildkitd; nil: it has none
 }
 
 // startStack locks the data directory and starts the parts.
-func startStack(ctx context.Context, cfg Config, log *slog.Logger) (_ *stack, err error) {
+func startStack(ctx context.Context, cfg Config, getenv func(string) string, log *slog.Logger) (_ *stack, err error) {
 	s := &stack{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if err := s.lock(cfg.Data); err != nil {
+	if err := s.lock(ctx, cfg.Data); err != nil {
+		return nil, err
+	}
+	if s.gitCertificates, err = gitCertificates(cfg, getenv); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTime, fmt.Errorf("the embedded parts did not start within %s", startTime))
@@ -64,21 +77,36 @@ func startStack(ctx context.Context, cfg Config, log *slog.Logger) (_ *stack, er
 	return s, s.startBuildkitd(ctx, cfg, log)
 }
 
-func (s *stack) lock(dir string) error {
+// lock takes the data directory for this process. The lock of a process that was
+// killed may live on for a moment, in a child that it was just starting.
+func (s *stack) lock(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	lock := flock.New(filepath.Join(dir, "lock"))
 	ok, err := lock.TryLock()
+	holder, _ := os.ReadFile(lock.Path())
+	if err == nil && !ok && !alive(string(holder)) {
+		ctx, cancel := context.WithTimeout(ctx, lockTime)
+		defer cancel()
+		if ok, err = lock.TryLockContext(ctx, lockPause); errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("lock data directory: %w", err)
 	}
 	if !ok {
-		holder, _ := os.ReadFile(lock.Path())
 		return fmt.Errorf("data directory %s is in use by process %s; stop that imgd, or give this one another --data", dir, strings.TrimSpace(string(holder)))
 	}
 	s.closes = append(s.closes, lock.Unlock)
 	return os.WriteFile(lock.Path(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
+}
+
+// alive reports whether the process runs, as far as this one may see.
+func alive(process string) bool {
+	pid, err := strconv.Atoi(strings.TrimSpace(process))
+	return err == nil && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 func (s *stack) startNATS(ctx context.Context, cfg Config, log *slog.Logger) error {
@@ -119,7 +147,10 @@ func (s *stack) startBuildkitd(ctx context.Context, cfg Config, log *slog.Logger
 	}
 	config := embedded.BuildkitdConfig{
 		Binary: binary, Dir: filepath.Join(cfg.Data, "buildkit"), Log: log, Probe: builder.Probe,
-		Mirrors: map[string][]string{"docker.io": {s.Registry}},
+		Mirrors: map[string][]string{"docker.io": {s.Registry}}, GitCAFile: s.gitCertificates,
+	}
+	if cfg.Registry.CAFile != "" {
+		config.CAFile, config.TLSRegistries = cfg.Registry.CAFile, cfg.tlsRegistries()
 	}
 	if cfg.Registry.Address == "" || cfg.Registry.PlainHTTP {
 		config.HTTPRegistries = []string{s.Registry}
@@ -128,7 +159,7 @@ func (s *stack) startBuildkitd(ctx context.Context, cfg Config, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	s.BuildKit = b.Address()
+	s.BuildKit, s.restarts = b.Address(), b.Restarts
 	s.closes = append(s.closes, bounded(b.Close))
 	return nil
 }

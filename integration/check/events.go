@@ -10,21 +10,44 @@ import (
 // told are the ends of a request that have an event.
 var told = []string{Superseded, Conflict, Failed, Dead}
 
-// events checks what the world was told of releases: nothing that is not so (I1), and each release once (I2).
+// deleted is what an event tells of a release without root, drift one of a tag.
+const (
+	deleted = "deleted"
+	drift   = "drift"
+)
+
+// event is what tells of the release.
+func (r Release) event() string {
+	if r.Root.Digest == "" {
+		return deleted + " " + r.ID
+	}
+	return Published + " " + r.ID
+}
+
+// events checks what the world was told of releases: nothing that is not so (I1), and each release once, in their order (I2).
 func (c *checker) events() {
 	seen := map[string]bool{}
+	var last Release
 	for _, e := range c.Events {
 		if key := e.What + " " + e.ID; seen[key] {
 			c.say("I2", "event %s of %s stands twice in IMGD_EVENTS", e.ID, e.What)
 		} else {
 			seen[key] = true
 		}
-		if e.What == Published {
+		switch {
+		case e.What == Published || e.What == deleted:
 			c.published(e)
+			if r := c.releases[e.ID]; r.Seq >= last.Seq {
+				last = r
+			} else if r.Seq > 0 {
+				c.say("I2", "event %s of entry %d comes after %s of entry %d", e.ID, r.Seq, last.ID, last.Seq)
+			}
+		case e.What != drift && !slices.Contains(told, e.What):
+			c.say("I1", "event %s is of no kind: %q", e.ID, e.What)
 		}
 	}
 	for _, r := range c.Index.Releases {
-		if r.State != Published || seen[Published+" "+r.ID] || seen["deleted "+r.ID] {
+		if r.State != Published || seen[r.event()] {
 			continue
 		}
 		if r.Seq <= c.Index.Told {
@@ -47,8 +70,11 @@ func (c *checker) lastPublished() (seq uint64) {
 
 func (c *checker) published(e Event) {
 	r, known := c.releases[e.ID]
-	if !known || r.State != Published {
-		c.say("I1", "event %s is out, and in images.json its release is %q", e.ID, r.State)
+	if !known || r.State != Published || r.event() != e.What+" "+e.ID {
+		c.say("I1", "event %s is out as %s, and in images.json its release is %q, of root %q", e.ID, e.What, r.State, r.Root.Digest)
+		return
+	}
+	if e.What == deleted {
 		return
 	}
 	if e.Image != r.Image || e.Seq != r.Seq || e.Root != r.Root.Digest || e.Request != r.Request.ID || e.Source != "urn:imgd:"+c.Index.ID {
@@ -87,6 +113,9 @@ func (c *checker) ends() {
 		if !slices.Contains(told, e.What) {
 			continue
 		}
+		if e.End.State != e.What || e.End.eventID() != e.ID || e.Source != "urn:imgd:"+c.Index.ID {
+			c.say("I3", "event %s of %s tells of %s, which is %q, in %s", e.ID, e.What, e.End.eventID(), e.End.State, e.Source)
+		}
 		request, _, _ := strings.Cut(e.ID, "-")
 		s, known := c.States[request]
 		switch {
@@ -111,9 +140,16 @@ func (c *checker) waiting() map[string]bool {
 	return all
 }
 
-// states checks that none is orphaned: what has not ended stands in the queue, what is published has its release (I3).
-func (c *checker) states() {
+// states checks that none is orphaned: what has not ended stands in the queue, what is published has its release; and that
+// none has an end that is not so (I3).
+func (c *checker) states(cancelled []string) {
 	waiting := c.waiting()
+	for _, r := range c.Index.Releases {
+		s, known := c.States[r.Request.ID]
+		if known && !waiting[s.Request] && r.State == Published && s.State != Published && s.AskedAt.Equal(r.Request.AskedAt) {
+			c.say("I3", "request %s stands as %s, and its release %s is published", s.Request, s.State, r.ID)
+		}
+	}
 	for id, s := range c.States {
 		switch r := c.releases[s.Release]; {
 		case !s.Final() && !waiting[id] && !c.unnamed(s):
@@ -122,11 +158,20 @@ func (c *checker) states() {
 			c.say("I3", "request %s is published by release %q, which is %q of request %s", id, s.Release, r.State, r.Request.ID)
 		case s.State == Dead && !waiting[id] && !slices.ContainsFunc(c.Dead, func(l Letter) bool { return l.Request == id }):
 			c.say("I3", "request %s is dead, and IMGD_DEAD does not have it", id)
+		case s.State == Cancelled && !slices.Contains(cancelled, id):
+			c.say("I3", "request %s is cancelled, and nobody has cancelled it", id)
+		case s.State == Unchanged && !slices.ContainsFunc(c.Index.Releases, s.standsIn):
+			c.say("I3", "request %s has ended unchanged, and nothing of its commit is published", id)
 		}
 	}
 	if c.ended && len(c.Queue) > 0 {
 		c.say("I3", "%d requests are in the queue still: %+v", len(c.Queue), c.Queue)
 	}
+}
+
+// standsIn reports whether what the request asks for can be what the release has published.
+func (s State) standsIn(r Release) bool {
+	return r.State == Published && r.Request.Project == s.Project && r.Request.Commit == s.Commit
 }
 
 // unnamed reports whether the state may be that of a message that names no commit: it stands under the ID of the commit

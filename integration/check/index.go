@@ -10,17 +10,23 @@ import (
 	"time"
 
 	"github.com/imgd/imgd/integration/kit"
+	"github.com/imgd/imgd/version"
 )
 
 // index checks images.json in itself: releases and tags fit each other, the records are those of the holders, and no
 // request has two releases that are open (I7).
 func (c *checker) index() {
 	open := map[string]string{}
+	entries := map[uint64]string{}
 	for _, r := range c.Index.Releases {
 		if _, twice := c.releases[r.ID]; twice {
 			c.say("I7", "release %s stands twice in images.json", r.ID)
 		}
 		c.releases[r.ID] = r
+		if other := entries[r.Seq]; r.Seq != 0 && other != "" {
+			c.say("I1", "releases %s and %s were both published in entry %d", other, r.ID, r.Seq)
+		}
+		entries[r.Seq] = r.ID
 		if r.State == Admitted {
 			if other := open[r.Request.ID]; other != "" {
 				c.say("I7", "releases %s and %s of one request are both open", other, r.ID)
@@ -33,8 +39,13 @@ func (c *checker) index() {
 		c.release(r)
 	}
 	for _, t := range c.Index.Tags {
-		c.tags[tagKey{t.Image, t.Tag}] = t
+		key := tagKey{t.Image, t.Tag}
+		if _, twice := c.tags[key]; twice {
+			c.say("I4", "%s stands twice in images.json", key)
+		}
+		c.tags[key] = t
 		c.tag(t)
+		c.mark(t)
 	}
 	c.records()
 }
@@ -44,8 +55,11 @@ func (c *checker) release(r Release) {
 	if i, err := strconv.Atoi(n); err != nil || i < 1 || request != r.Request.ID {
 		c.say("I7", "release %s is of request %s", r.ID, r.Request.ID)
 	}
-	if hash := r.Request.hash(); hash != r.Request.ID {
+	if hash := r.Request.hash(); hash != r.Request.ID && !r.Pushed { // a command's ID is drawn
 		c.say("I7", "request %s of release %s has fields that give %s", r.Request.ID, r.ID, hash)
+	}
+	if r.Request.Force && strings.TrimSpace(r.Request.Reason) == "" {
+		c.say("I4", "release %s is forced, and nobody says why", r.ID)
 	}
 	switch {
 	case !slices.Contains([]string{Admitted, Published, Abandoned}, r.State):
@@ -78,6 +92,17 @@ func (c *checker) tag(t Tag) {
 	}
 }
 
+// mark checks that a moving tag's mark is not below what the tag names.
+func (c *checker) mark(t Tag) {
+	r := c.releases[t.Holder]
+	if t.Holder == "" || immutable(t.Kind) {
+		return
+	}
+	if t.Mark.Commit == "" || t.Mark.AskedAt.Before(r.Request.AskedAt) || t.Kind == "series" && version.Compare(t.Mark.Version, r.Request.Version) < 0 {
+		c.say("I5", "%s:%s names %s of %s, asked at %s, and its mark is %+v", t.Image, t.Tag, r.Request.Version, r.Request.Commit, r.Request.AskedAt, t.Mark)
+	}
+}
+
 // took is the tag as the release claims or holds it, or did.
 func (r Release) took(tag string) (ReleaseTag, bool) {
 	i := slices.IndexFunc(r.Tags, func(t ReleaseTag) bool { return t.Tag == tag && t.Reason == "" })
@@ -92,11 +117,12 @@ func (c *checker) records() {
 	want := map[string]bool{}
 	for _, t := range c.Index.Tags {
 		for _, record := range c.releases[t.Holder].records(t.Tag) {
+			record.ExpiresAt = time.Time{}
 			want[text(record)] = true
 		}
 	}
 	for _, record := range c.Index.Records {
-		record.ExpiresAt = time.Time{} // the tag's own, which changes without a release
+		record.ExpiresAt = time.Time{} // the tag's own, which may change without a release
 		if line := text(record); want[line] {
 			delete(want, line)
 		} else {
@@ -126,7 +152,7 @@ func (r Release) records(tag string) []kit.Record {
 	for _, d := range r.Platforms {
 		record := kit.Record{Image: r.Image, Tag: tag, Digest: d.Digest, Platform: d.platform(), MediaType: d.MediaType, Size: d.Size,
 			PublishedAt: r.PublishedAt, SourceRef: r.Source + "@" + r.Request.Commit, Version: r.Request.Version, Labels: r.Labels,
-			Generation: int(taken.Generation), Release: r.ID, Previous: taken.Previous}
+			Generation: int(taken.Generation), Release: r.ID, Previous: taken.Previous, ExpiresAt: r.ExpiresAt}
 		if r.Root.Digest != d.Digest {
 			record.IndexDigest = r.Root.Digest
 		}
@@ -147,18 +173,24 @@ func (d Descriptor) platform() string {
 func (c *checker) tagsOverTime() {
 	for key, line := range c.lines() {
 		roots := map[uint64]string{} // generation -> root
-		for i, r := range line {
+		var before Release
+		for _, r := range line {
 			taken, _ := r.took(key.tag)
+			if taken.Generation == 0 || taken.Previous != before.Root.Digest {
+				c.say("I4", "%s: release %s has generation %d, after %q, and %q was before it", key, r.ID, taken.Generation, taken.Previous, before.Root.Digest)
+			}
 			if root, used := roots[taken.Generation]; used && root != r.Root.Digest {
 				c.say("I4", "%s: generation %d is that of %s and, in release %s, of %s", key, taken.Generation, root, r.ID, r.Root.Digest)
 			}
 			roots[taken.Generation] = r.Root.Digest
-			if i > 0 {
-				c.step(key, line[i-1], r)
+			if before.ID != "" {
+				c.step(key, before, r)
 			}
+			before = r
 		}
-		if holder := c.tags[key].Holder; holder != "" && holder != line[len(line)-1].ID {
-			c.say("I4", "%s is held by %s, and %s published it later", key, holder, line[len(line)-1].ID)
+		// A release without root has removed the tag.
+		if t, known := c.tags[key]; !known || t.Holder != before.ID && (t.Holder != "" || before.Root.Digest != "") {
+			c.say("I4", "%s is held by %q, and %s published it later", key, t.Holder, before.ID)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -32,7 +33,7 @@ type Site struct {
 
 // Look reads images.json, the streams and the registries.
 func Look(ctx context.Context, site Site) (*World, error) {
-	w := &World{Tags: map[string]map[string]string{}, Gone: map[string]bool{}, States: map[string]State{}}
+	w := &World{Tags: map[string]map[string]string{}, Roots: map[string][]string{}, Gone: map[string]bool{}, States: map[string]State{}}
 	for _, step := range []func(context.Context, Site) error{w.readEvents, w.readStates, w.readQueue, w.readDead, w.readIndex, w.readTags, w.readRoots} {
 		if err := step(ctx, site); err != nil {
 			return nil, err
@@ -107,16 +108,44 @@ func (w *World) readEvents(ctx context.Context, site Site) error {
 			w.bad("I1", "%v", err)
 			continue
 		}
-		if e.What == Published {
-			event, err := kit.ParsePublished(m)
-			if err != nil {
-				w.bad("I1", "event on %s: %v", m.Subject, err)
+		if err := e.read(m); err != nil {
+			w.bad("I1", "event on %s: %v", m.Subject, err)
+			continue
+		}
+		if e.What == "drift" {
+			var event struct{ Data Drift }
+			if err := json.Unmarshal(m.Data, &event); err != nil {
+				w.bad("I6", "event on %s: %v", m.Subject, err)
 				continue
 			}
-			e.Source, e.Request, e.Seq, e.Root, e.Records = event.Source, event.Custom.Request, event.Custom.Seq, event.Purl.Version, event.Custom.Records
+			e.Drift = event.Data
 		}
 		w.Events = append(w.Events, e)
 	}
+	return nil
+}
+
+// read reads what the event tells.
+func (e *Event) read(m kit.Message) error {
+	if e.What == Published {
+		event, err := kit.ParsePublished(m)
+		if err != nil {
+			return err
+		}
+		e.Source, e.Request, e.Seq, e.Root, e.Records = event.Source, event.Custom.Request, event.Custom.Seq, event.Purl.Version, event.Custom.Records
+		return nil
+	}
+	var envelope struct {
+		ID, Source, Type string
+		Data             State
+	}
+	if err := json.Unmarshal(m.Data, &envelope); err != nil {
+		return err
+	}
+	if id := header(m, "Nats-Msg-Id"); envelope.ID != e.ID || id != e.ID || !strings.Contains(envelope.Type, "."+e.What+".") {
+		return fmt.Errorf("it says that it is %s %q, with message ID %q", envelope.Type, envelope.ID, id)
+	}
+	e.Source, e.End = envelope.Source, envelope.Data
 	return nil
 }
 
@@ -207,7 +236,7 @@ func (w *World) readTags(ctx context.Context, site Site) error {
 		if err != nil {
 			return err
 		}
-		if w.Tags[repository], err = tagsOf(ctx, puller, at); err != nil {
+		if w.Tags[repository], err = w.tagsOf(ctx, puller, at); err != nil {
 			return fmt.Errorf("read tags of %s: %w", repository, err)
 		}
 	}
@@ -223,7 +252,7 @@ func (s Site) at(repository string) (name.Repository, error) {
 	return name.NewRepository(host+"/"+path, name.Insecure)
 }
 
-func tagsOf(ctx context.Context, puller *remote.Puller, repository name.Repository) (map[string]string, error) {
+func (w *World) tagsOf(ctx context.Context, puller *remote.Puller, repository name.Repository) (map[string]string, error) {
 	names, err := puller.List(ctx, repository)
 	if notFound(err) { // nothing was tagged yet
 		return map[string]string{}, nil
@@ -233,13 +262,35 @@ func tagsOf(ctx context.Context, puller *remote.Puller, repository name.Reposito
 	}
 	tags := map[string]string{}
 	for _, tag := range names {
-		desc, err := puller.Head(ctx, repository.Tag(tag))
+		desc, err := puller.Get(ctx, repository.Tag(tag))
 		if err != nil {
 			return nil, err
 		}
 		tags[tag] = desc.Digest.String()
+		if w.Roots[tags[tag]], err = manifests(desc); err != nil {
+			w.bad("I6", "%s:%s: %v", repository, tag, err)
+		}
 	}
 	return tags, nil
+}
+
+// manifests are those of the platforms of a root, sorted; attestations are none.
+func manifests(root *remote.Descriptor) ([]string, error) {
+	if !root.MediaType.IsIndex() {
+		return []string{root.Digest.String()}, nil
+	}
+	var index v1.IndexManifest
+	if err := json.Unmarshal(root.Manifest, &index); err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, m := range index.Manifests {
+		if m.Annotations["vnd.docker.reference.type"] != "attestation-manifest" {
+			all = append(all, m.Digest.String())
+		}
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 func notFound(err error) bool {

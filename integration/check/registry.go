@@ -12,6 +12,11 @@ const lost = "lost to release "
 // registry compares what every repository serves with the index: nothing that was not admitted (I5), and what the index
 // says (I6).
 func (c *checker) registry() {
+	for _, r := range c.Index.Releases {
+		if served, ok := c.Roots[r.Root.Digest]; ok && !slices.Equal(served, r.manifests()) {
+			c.say("I6", "root %s has the manifests %q, release %s says %q", r.Root.Digest, served, r.ID, r.manifests())
+		}
+	}
 	waiting := c.waiting()
 	images := c.images()
 	for _, repository := range slices.Sorted(maps.Keys(c.Tags)) {
@@ -20,7 +25,8 @@ func (c *checker) registry() {
 			c.served(repository, tagKey{image, tag}, digest, waiting)
 		}
 		for key, t := range c.tags {
-			if key.image == image && t.Holder != "" && c.Tags[repository][key.tag] == "" && c.releases[t.Holder].Root.Digest != "" {
+			holder := c.releases[t.Holder]
+			if key.image == image && t.Holder != "" && c.Tags[repository][key.tag] == "" && holder.Root.Digest != "" && !c.explained(key, holder, "") {
 				c.say("I6", "%s:%s is not there, the index has %s of release %s", repository, key.tag, c.releases[t.Holder].Root.Digest, t.Holder)
 			}
 		}
@@ -30,6 +36,16 @@ func (c *checker) registry() {
 			c.say("I6", "nobody has looked into %s", repository)
 		}
 	}
+}
+
+// manifests are those of its platforms, sorted.
+func (r Release) manifests() []string {
+	var all []string
+	for _, d := range r.Platforms {
+		all = append(all, d.Digest)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // images are those of the repositories that releases name.
@@ -50,6 +66,13 @@ func (c *checker) served(repository string, key tagKey, digest string, waiting m
 	if t.Holder != "" && digest == holder.Root.Digest || t.Claim != "" && digest == claim.Root.Digest {
 		return
 	}
+	if t.Holder != "" && c.explained(key, holder, digest) {
+		return
+	}
+	if holder.Pushed && t.Claim == "" {
+		c.say("I6", "%s:%s names %s, the index says %s of release %s, and no drift was told", repository, key.tag, digest, holder.Root.Digest, t.Holder)
+		return
+	}
 	why := c.may(key, t, digest, waiting)
 	switch {
 	case why == "":
@@ -59,6 +82,18 @@ func (c *checker) served(repository string, key tagKey, digest string, waiting m
 	default:
 		c.say("I6", "%s:%s names %s %s; claim %q of %q, holder %q of %q", repository, key.tag, digest, why, t.Claim, claim.Root.Digest, t.Holder, holder.Root.Digest)
 	}
+}
+
+// explained reports whether a drift event says that the tag names what it does instead of the holder's root. What another CI
+// pushed and nobody has read may name anything.
+func (c *checker) explained(key tagKey, holder Release, found string) bool {
+	if holder.Pushed && holder.Root.MediaType == "" {
+		return true
+	}
+	return slices.ContainsFunc(c.Events, func(e Event) bool {
+		d := e.Drift
+		return e.What == "drift" && d.Image == key.image && d.Tag == key.tag && d.Wanted == holder.Root.Digest && d.Found == found
+	})
 }
 
 const never = "never"

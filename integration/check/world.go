@@ -16,6 +16,7 @@ import (
 type World struct {
 	Index  Index
 	Tags   map[string]map[string]string // of the registry: repository, as imgd names it -> tag -> digest
+	Roots  map[string][]string          // root that a repository serves under a tag -> the manifests of its platforms, sorted
 	Gone   map[string]bool              // roots of the index that no repository serves any more, of those that were looked for
 	Events []Event                      // of IMGD_EVENTS, in its order
 	States map[string]State             // of IMGD_STATUS, by request
@@ -79,6 +80,8 @@ type Release struct {
 	Tags         []ReleaseTag      `json:"tags"`
 	Source       string            `json:"source"`
 	Labels       map[string]string `json:"labels"`
+	Pushed       bool              `json:"pushed"` // by another CI: imgd only reads its tags
+	ExpiresAt    time.Time         `json:"expiresAt"`
 	PublishedAt  time.Time         `json:"publishedAt"`
 	Seq          uint64            `json:"seq"`
 	Why          string            `json:"why"`
@@ -91,6 +94,7 @@ type Request struct {
 	Project   string            `json:"project"`
 	Ref       string            `json:"ref"`
 	Commit    string            `json:"commit"`
+	Reason    string            `json:"reason"`
 	Force     bool              `json:"force"`
 	Nonce     string            `json:"nonce"`
 	Args      map[string]string `json:"args"`
@@ -121,16 +125,28 @@ type ReleaseTag struct {
 	Previous   string `json:"previous"`
 }
 
-// Event is one of IMGD_EVENTS. What follows ID is of a published one.
+// Event is one of IMGD_EVENTS. End is what the end of a request tells, what follows it is of a published one.
 type Event struct {
 	StreamSeq       uint64
 	What, Image, ID string
 
 	Source  string
+	End     State
 	Request string
 	Seq     uint64 // of the index
 	Root    string
 	Records []kit.Record
+
+	Drift Drift // of a drift
+}
+
+// Drift is what one says.
+type Drift struct {
+	Image      string `json:"image"`
+	Repository string `json:"repository"`
+	Tag        string `json:"tag"`
+	Wanted     string `json:"wanted"`
+	Found      string `json:"found"`
 }
 
 // State is where a request stands.
@@ -192,6 +208,8 @@ func (a Asked) String() string {
 type Expectation struct {
 	// Asked are all that was acknowledged.
 	Asked []Asked
+	// Cancelled are the requests that somebody has cancelled, or dropped when they were dead.
+	Cancelled []string
 	// Ended says that nothing should be left to do: what may be true for a while is wrong then.
 	Ended bool
 }
@@ -203,7 +221,7 @@ func (w *World) Violations(want Expectation) []string {
 	c.tagsOverTime()
 	c.events()
 	c.ends()
-	c.states()
+	c.states(want.Cancelled)
 	c.asked(want.Asked)
 	c.registry()
 	return c.wrong

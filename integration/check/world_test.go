@@ -76,7 +76,7 @@ func good() *check.World {
 	b.Tags[1].Previous = a.Root.Digest
 	w := &check.World{
 		Index: check.Index{ID: indexID, Seq: 9, Told: 6, Releases: []check.Release{a, b, v, open}},
-		Gone:  map[string]bool{}, States: map[string]check.State{},
+		Roots: map[string][]string{}, Gone: map[string]bool{}, States: map[string]check.State{},
 		Tags: map[string]map[string]string{repository: {"aaa": a.Root.Digest, "bbb": b.Root.Digest, "main": b.Root.Digest,
 			"v1.0.0": v.Root.Digest, "latest": v.Root.Digest, "ddd": open.Root.Digest}},
 		Queue: []check.Queued{{Seq: 9, Delivery: "github/9/hello", Request: running.ID, Project: "hello", Ref: running.Ref, Commit: running.Commit}},
@@ -91,6 +91,9 @@ func good() *check.World {
 			Mark: check.Mark{Version: second.Version, Commit: second.Commit, AskedAt: second.AskedAt}},
 		{Image: image, Tag: "v1.0.0", Kind: "version", Generation: 1, Holder: v.ID},
 	}
+	for _, r := range w.Index.Releases {
+		w.Roots[r.Root.Digest] = []string{r.Platforms[0].Digest}
+	}
 	for _, r := range []check.Release{a, b, v} {
 		w.Events = append(w.Events, event(r))
 		setState(w, r.Request, check.Published, r.ID)
@@ -101,7 +104,7 @@ func good() *check.World {
 		state string
 	}{{moved, check.Conflict}, {broken, check.Failed}, {late, check.Superseded}, {hopeless, check.Dead}} {
 		setState(w, end.r, end.state, "")
-		w.Events = append(w.Events, check.Event{What: end.state, Image: image, ID: fmt.Sprintf("%s-%d", end.r.ID, end.r.AskedAt.UnixMilli())})
+		w.Events = append(w.Events, check.Event{What: end.state, Image: image, ID: eventID(end.r), Source: "urn:imgd:" + indexID, End: w.States[end.r.ID]})
 	}
 	setState(w, running, "publishing", "")
 	for i := range w.Events {

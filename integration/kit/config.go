@@ -31,15 +31,18 @@ type QueueConfig struct {
 
 // NATSConfig is the part of Config about NATS.
 type NATSConfig struct {
-	URL    string `yaml:"url,omitempty"`
-	Listen string `yaml:"listen,omitempty"`
+	URL       string `yaml:"url,omitempty"`
+	CredsFile string `yaml:"credsFile,omitempty"`
+	Listen    string `yaml:"listen,omitempty"`
 }
 
 // RegistryConfig is the part of Config about the registry.
 type RegistryConfig struct {
-	Address   string `yaml:"address,omitempty"`
-	PlainHTTP bool   `yaml:"plainHTTP,omitempty"`
-	Listen    string `yaml:"listen,omitempty"`
+	Address      string `yaml:"address,omitempty"`
+	PlainHTTP    bool   `yaml:"plainHTTP,omitempty"`
+	CAFile       string `yaml:"caFile,omitempty"`
+	DockerConfig string `yaml:"dockerConfig,omitempty"`
+	Listen       string `yaml:"listen,omitempty"`
 }
 
 // BuildKitConfig is the part of Config about buildkitd.
@@ -50,8 +53,10 @@ type BuildKitConfig struct {
 
 // GitConfig is the part of Config about where repositories may be.
 type GitConfig struct {
-	AllowHosts []string `yaml:"allowHosts,omitempty"`
-	PlainHTTP  bool     `yaml:"plainHTTP,omitempty"`
+	AllowHosts   []string `yaml:"allowHosts,omitempty"`
+	PlainHTTP    bool     `yaml:"plainHTTP,omitempty"`
+	AllowPrivate bool     `yaml:"allowPrivate,omitempty"`
+	CAFile       string   `yaml:"caFile,omitempty"`
 }
 
 // DiskConfig is the part of Config about the data directory's file system.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -42,6 +43,9 @@ type BuildkitdConfig struct {
 	Dir            string                                       // made if missing, and locked
 	Mirrors        map[string][]string                          // registry -> hosts asked before it
 	HTTPRegistries []string                                     // registries spoken to without TLS
+	TLSRegistries  []string                                     // registries spoken to with TLS, on loopback too, that CAFile may sign for
+	CAFile         string                                       // PEM, beside the system's certificates; absolute
+	GitCAFile      string                                       // PEM, instead of the system's certificates, for git over https; absolute
 	Probe          func(ctx context.Context, addr string) error // nil error: takes builds
 	Watch          time.Duration                                // how often Probe is asked, each with so much time; default 10s
 	Log            *slog.Logger
@@ -59,6 +63,7 @@ type Buildkitd struct {
 	cancel  func()        // asks the supervisor to end
 	kill    chan struct{} // closed: at once
 	stopped chan struct{} // closed: the supervisor has ended
+	starts  atomic.Uint64 // after the first
 	close   func(context.Context) error
 }
 
@@ -75,6 +80,7 @@ func (s site) config() string   { return filepath.Join(s.dir, "buildkitd.toml") 
 func (s site) logFile() string  { return filepath.Join(s.dir, "buildkitd.log") }
 func (s site) temp() string     { return filepath.Join(s.dir, "tmp") }
 func (s site) wrapper() string  { return filepath.Join(s.dir, "runc") }
+func (s site) bin() string      { return filepath.Join(s.dir, "bin") } // first in buildkitd's PATH
 func (s site) run() string      { return filepath.Join("/run", s.name) }
 func (s site) runcRoot() string { return filepath.Join(s.run(), "runc") }
 func (s site) address() string  { return "unix://" + filepath.Join(s.run(), "buildkitd.sock") }
@@ -175,6 +181,9 @@ func (b *Buildkitd) ask(ctx context.Context, limit time.Duration) error {
 // Address is where buildkitd listens. It stays the same when buildkitd is
 // started again.
 func (b *Buildkitd) Address() string { return b.site.address() }
+
+// Restarts is how often buildkitd was started again, as it had died or hung.
+func (b *Buildkitd) Restarts() uint64 { return b.starts.Load() }
 
 // Close asks buildkitd to end, which it does when its builds have ended, kills
 // it when ctx is done or after 30 s, and removes what it left outside Dir. A

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -66,7 +68,7 @@ const buildkitdTOML = `insecure-entitlements = []
 // with a state directory of its own. By default it would share /run/runc with
 // everyone, and the containers of a killed buildkitd could not be told apart.
 func (s site) writeFiles(cfg BuildkitdConfig) error {
-	registries, err := registriesTOML(cfg.Mirrors, cfg.HTTPRegistries)
+	registries, err := registriesTOML(cfg)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,30 @@ func (s site) writeFiles(cfg BuildkitdConfig) error {
 	if err := os.WriteFile(s.wrapper(), []byte(script), 0o700); err != nil {
 		return fmt.Errorf("write runc wrapper: %w", err)
 	}
+	if err := s.wrapGit(cfg.GitCAFile); err != nil {
+		return fmt.Errorf("write git wrapper: %w", err)
+	}
 	return s.setLogAside()
+}
+
+// wrapGit has buildkitd's git trust the certificates in the file. buildkitd
+// hands none of its environment on to git but PATH and the proxies.
+func (s site) wrapGit(caFile string) error {
+	if err := os.RemoveAll(s.bin()); err != nil || caFile == "" {
+		return err
+	}
+	git, err := exec.LookPath("git")
+	if err == nil {
+		git, err = filepath.Abs(git)
+	}
+	if err == nil {
+		err = os.Mkdir(s.bin(), 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexport GIT_SSL_CAINFO=%s\nexec %s \"$@\"\n", shellQuote(caFile), shellQuote(git))
+	return os.WriteFile(filepath.Join(s.bin(), "git"), []byte(script), 0o700)
 }
 
 // setLogAside begins a new log when the one there is has grown too long.
@@ -94,9 +119,10 @@ func (s site) setLogAside() error {
 	return nil
 }
 
-// registriesTOML writes one table for each registry named in either argument.
-func registriesTOML(mirrors map[string][]string, plain []string) (string, error) {
-	names := slices.Clone(plain)
+// registriesTOML writes one table for each registry that is named.
+func registriesTOML(cfg BuildkitdConfig) (string, error) {
+	mirrors, plain := cfg.Mirrors, cfg.HTTPRegistries
+	names := slices.Concat(plain, cfg.TLSRegistries)
 	for name, hosts := range mirrors {
 		names = append(names, name)
 		for _, host := range hosts {
@@ -117,6 +143,8 @@ func registriesTOML(mirrors map[string][]string, plain []string) (string, error)
 		}
 		if slices.Contains(plain, name) {
 			text.WriteString("  http = true\n")
+		} else if slices.Contains(cfg.TLSRegistries, name) {
+			fmt.Fprintf(&text, "  http = false\n  ca = [%q]\n", cfg.CAFile)
 		}
 	}
 	return text.String(), nil

@@ -240,8 +240,8 @@ func TestBuildkitdComesBack(t *testing.T) {
 			t.Errorf("still PID %d", after)
 		}
 	}
-	if got, want := strings.Count(log.String(), "buildkitd ended, starting it again"), 2; got != want {
-		t.Errorf("restarts in the log: got %d, want %d: %s", got, want, log.String())
+	if got, want := strings.Count(log.String(), "buildkitd ended, starting it again"), 2; got != want || b.Restarts() != 2 {
+		t.Errorf("restarts: got %d in the log and %d counted, want %d: %s", got, b.Restarts(), want, log.String())
 	}
 	if info, err := os.Stat(filepath.Join(dir, "buildkitd.log")); err != nil || info.Size() > 1<<20 {
 		t.Errorf("buildkitd's log: got %v, %v, want a new one", info.Size(), err)

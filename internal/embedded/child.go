@@ -48,6 +48,7 @@ func (b *Buildkitd) supervise(life context.Context) {
 			return
 		case <-time.After(delay):
 		}
+		b.starts.Add(1)
 	}
 }
 
@@ -172,13 +173,21 @@ func (c *child) run(started chan<- error) {
 
 // environment is imgd's own, for proxies, certificates and OTEL. buildkitd must
 // not tell systemd in our name that it stops, and our settings may hold secrets.
-// Its temporary files are where the next start finds them.
+// Its temporary files are where the next start finds them, and its git may be a
+// wrapper. It sends its traces where imgd sends its own, under its own name and
+// by the same protocol, whose default is another there; an exporter that it does
+// not know must not keep it from starting.
 func (s site) environment(own []string) []string {
 	kept := slices.DeleteFunc(slices.Clone(own), func(pair string) bool {
-		return strings.HasPrefix(pair, "NOTIFY_SOCKET=") || strings.HasPrefix(pair, "IMGD_") ||
-			strings.HasPrefix(pair, "TMPDIR=")
+		return slices.ContainsFunc([]string{"NOTIFY_SOCKET=", "IMGD_", "WATCHDOG_", "TMPDIR=", "PATH=", "OTEL_SERVICE_NAME="},
+			func(prefix string) bool { return strings.HasPrefix(pair, prefix) })
 	})
-	return append(kept, "TMPDIR="+s.temp())
+	added := []string{"TMPDIR=" + s.temp(), "PATH=" + s.bin() + ":" + os.Getenv("PATH"), "OTEL_IGNORE_ERROR=1"}
+	const protocol = "OTEL_EXPORTER_OTLP_PROTOCOL="
+	if !slices.ContainsFunc(kept, func(pair string) bool { return strings.HasPrefix(pair, protocol) && pair != protocol }) {
+		added = append(added, protocol+"http/protobuf")
+	}
+	return append(kept, added...)
 }
 
 // signal signals buildkitd itself, as unshare ignores SIGTERM. The process is

@@ -62,26 +62,27 @@ var (
 )
 
 // CheckURL reports whether imgd would fetch from rawURL: https or ssh, or http
-// if plainHTTP is set, on one of allowHosts (host or host:port; none: any). An
-// https URL may carry credentials, an ssh URL a user; the error repeats neither.
-func CheckURL(rawURL string, plainHTTP bool, allowHosts []string) error {
-	_, err := parseURL(rawURL, plainHTTP, allowHosts)
+// if the rules have PlainHTTP, on one of AllowHosts (host or host:port; none:
+// any). An https URL may carry credentials, an ssh URL a user; the error repeats
+// neither. It looks up no name.
+func CheckURL(rawURL string, rules Rules) error {
+	_, err := parseURL(rawURL, rules)
 	return err
 }
 
-func parseURL(rawURL string, plainHTTP bool, allowHosts []string) (*url.URL, error) {
+func parseURL(rawURL string, rules Rules) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Host == "" {
 		return nil, errors.New("git URL: want https://host/path or ssh://user@host/path")
 	}
 	switch {
-	case u.Scheme == "http" && !plainHTTP:
+	case u.Scheme == "http" && !rules.PlainHTTP:
 		return nil, errors.New("git URL: http is allowed only with git.plainHTTP")
 	case u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "http":
 		return nil, fmt.Errorf("git URL: scheme %.*q: want https or ssh", shown, u.Scheme)
 	case !hostGrammar.MatchString(u.Host):
 		return nil, errors.New("git URL: the host is not a host name or address")
-	case !allowed(u, allowHosts):
+	case !allowed(u, rules.AllowHosts):
 		return nil, fmt.Errorf("git URL: host %s is not in git.allowHosts", u.Host)
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(rawURL, "#"):
 		return nil, errors.New("git URL: cannot have a query or a fragment")

@@ -82,12 +82,12 @@ var goodURLs = []string{
 
 func TestCheckURL(t *testing.T) {
 	for _, u := range badURLs {
-		if err := git.CheckURL(u, false, nil); err == nil || strings.Contains(err.Error(), secret) {
+		if err := git.CheckURL(u, git.Rules{}); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("CheckURL(%q): got %v, want an error that tells nothing", u, err)
 		}
 	}
 	for _, u := range goodURLs {
-		if err := git.CheckURL(u, false, nil); err != nil {
+		if err := git.CheckURL(u, git.Rules{}); err != nil {
 			t.Errorf("CheckURL(%q): %v", u, err)
 		}
 	}
@@ -104,7 +104,7 @@ func TestCheckURL(t *testing.T) {
 		{"https://git.example.com@evil.com/x", []string{"git.example.com"}, false},
 		{"http://git.example.com/x", []string{"git.example.com"}, true},
 	} {
-		if err := git.CheckURL(tt.url, true, tt.hosts); (err == nil) != tt.ok {
+		if err := git.CheckURL(tt.url, git.Rules{PlainHTTP: true, AllowHosts: tt.hosts}); (err == nil) != tt.ok {
 			t.Errorf("CheckURL(%s, %v): got %v, want ok %t", tt.url, tt.hosts, err, tt.ok)
 		}
 	}
@@ -115,7 +115,7 @@ func FuzzCheckURL(f *testing.F) {
 		f.Add(u)
 	}
 	f.Fuzz(func(t *testing.T, u string) {
-		if git.CheckURL(u, false, nil) != nil {
+		if git.CheckURL(u, git.Rules{}) != nil {
 			return
 		}
 		scheme, rest, _ := strings.Cut(u, "://")
@@ -154,8 +154,8 @@ func TestOptionsAreNotTaken(t *testing.T) {
 		}
 	}
 	for _, bad := range append([]string{"ext::touch canary", "ssh://-oProxyCommand=touch canary/x"}, badURLs...) {
-		c.PlainHTTP = false
-		c.Projects = map[string]imgd.Project{project: {Name: project, Git: bad}}
+		c.Rules.PlainHTTP = false
+		c.Projects = of(bad)
 		if _, err := git.New(c); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("URL %q: got %v", bad, err)
 		}
@@ -173,7 +173,7 @@ func TestOptionsAreNotTaken(t *testing.T) {
 
 func TestProjectNames(t *testing.T) {
 	for _, name := range []string{"", "..", ".tmp-x", "a/b"} {
-		c := git.Config{Dir: t.TempDir(), Projects: map[string]imgd.Project{name: {Name: name, Git: "https://example.com/x"}}}
+		c := git.Config{Dir: t.TempDir(), Projects: imgd.NewProjects(map[string]imgd.Project{name: {Name: name, Git: "https://example.com/x"}})}
 		if _, err := git.New(c); err == nil {
 			t.Errorf("%q: got no error", name)
 		}
@@ -204,7 +204,7 @@ func TestCredentials(t *testing.T) {
 		log := &strings.Builder{}
 		c := o.config(t.TempDir())
 		c.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		c.Projects[project] = imgd.Project{Name: project, Git: strings.Replace(o.url(), "://", "://"+userinfo+"@", 1)}
+		c.Projects = of(strings.Replace(o.url(), "://", "://"+userinfo+"@", 1))
 		return c, log
 	}
 	c, log := with("robot:" + secret)
@@ -249,7 +249,7 @@ func TestNoSecretOnCommandLine(t *testing.T) {
 	came, went := make(chan struct{}, 9), make(chan struct{}, 9)
 	o.intercept(silent(came, went))
 	c := o.config(t.TempDir())
-	c.Projects[project] = imgd.Project{Name: project, Git: strings.Replace(o.url(), "://", "://robot:"+secret+"@", 1)}
+	c.Projects = of(strings.Replace(o.url(), "://", "://robot:"+secret+"@", 1))
 	failed := make(chan error)
 	ctx, cancel := context.WithCancel(t.Context())
 	r := open(t, c)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/imgd/imgd"
@@ -36,10 +38,13 @@ const (
 // place in the same way.
 type clone struct {
 	name string
-	git  runner
 	root string // directory of all clones
 	dir  string // this one's
 	log  *slog.Logger
+
+	// runs is how git is run for the project, as it is configured now. A fetch
+	// uses one from its beginning to its end.
+	runs atomic.Pointer[runner]
 
 	// swapping is held for writing while another clone takes dir.
 	swapping sync.RWMutex
@@ -50,28 +55,41 @@ type clone struct {
 	result error  // of the last fetch
 	served uint64 // calls with a number up to this have their answer in result
 	made   uint64 // how often dir was replaced
-	known  bool   // dir was seen to be a clone of the URL; nobody else writes there
+	known  string // URL of which dir was seen to be a clone; nobody else writes there
 
 	mu    sync.Mutex // guards calls and times
 	calls uint64
 	times map[string]time.Time // of commits that were looked for, at most maxTimes
 }
 
-func newClone(root, name, rawURL string, c Config) (*clone, error) {
+func newClone(name string, c Config) (*clone, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("%q cannot be a file name: %w", name, imgd.ErrInvalid)
-	}
-	u, err := parseURL(rawURL, c.PlainHTTP, c.AllowHosts)
-	if err != nil {
-		return nil, err
 	}
 	log := c.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &clone{name: name, git: newRunner(root, u, c), root: root, dir: filepath.Join(root, name+".git"),
+	return &clone{name: name, root: c.Dir, dir: filepath.Join(c.Dir, name+".git"),
 		log: log.With("project", name), busy: make(chan struct{}, 1)}, nil
 }
+
+// setUp has what begins from now on run as c says. A clone of another URL is
+// replaced by the next fetch.
+func (c *clone) setUp(rawURL string, config Config) error {
+	u, err := parseURL(rawURL, config.Rules)
+	if err != nil {
+		return err
+	}
+	git, err := newRunner(c.root, u, config)
+	if err != nil {
+		return err
+	}
+	c.runs.Store(&git)
+	return nil
+}
+
+func (c *clone) git() runner { return *c.runs.Load() }
 
 // peek answers the commit if the clone has it, without a fetch, or has had it
 // when it was looked for last: a commit's time never changes.
@@ -125,7 +143,7 @@ func (c *clone) view(ctx context.Context, look func(context.Context, repo) error
 func (c *clone) read(ctx context.Context, look func(context.Context, repo) error) error {
 	c.swapping.RLock()
 	defer c.swapping.RUnlock()
-	return look(ctx, repo{git: c.git, dir: c.dir})
+	return look(ctx, repo{git: c.git(), dir: c.dir})
 }
 
 // broken reports whether err may come from a damaged clone.
@@ -183,16 +201,20 @@ func (c *clone) unlock() { <-c.busy }
 // fetch, but whose server lets itself be cloned, is damaged (a disk that was
 // full, a kill -9 that left lock files) and is replaced. The caller is busy.
 func (c *clone) update(ctx context.Context) error {
-	if c.known = c.known || c.ours(ctx); !c.known {
-		return c.replace(ctx)
+	git := c.git()
+	if c.known != git.url {
+		if !c.ours(ctx, git) {
+			return c.replace(ctx, git)
+		}
+		c.known = git.url
 	}
 	// A bare clone has no refspec of its own. It has its filter in its config.
-	_, err := c.git.remote(ctx, "--git-dir="+c.dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head",
+	_, err := git.remote(ctx, "--git-dir="+c.dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head",
 		"--no-auto-maintenance", "--no-recurse-submodules", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 	if err == nil {
-		return c.tidy(ctx)
+		return c.tidy(ctx, git)
 	}
-	if !broken(err) || c.replace(ctx) != nil {
+	if !broken(err) || c.replace(ctx, git) != nil {
 		return err
 	}
 	c.log.Warn("git could not fetch into the clone, made it anew", "err", err)
@@ -200,25 +222,25 @@ func (c *clone) update(ctx context.Context) error {
 }
 
 // ours reports whether dir is a clone of the configured URL.
-func (c *clone) ours(ctx context.Context) bool {
-	out, err := c.git.local(ctx, "--git-dir="+c.dir, "config", "--get", "remote.origin.url")
-	return err == nil && strings.TrimSuffix(out, "\n") == c.git.url
+func (c *clone) ours(ctx context.Context, git runner) bool {
+	out, err := git.local(ctx, "--git-dir="+c.dir, "config", "--get", "remote.origin.url")
+	return err == nil && strings.TrimSuffix(out, "\n") == git.url
 }
 
 // tidy keeps the clone small: git's own gc does not run, as it would run in
 // the background. Where git cannot repack (2.39: an annotated tag on a tree),
 // a new clone is one pack too.
-func (c *clone) tidy(ctx context.Context) error {
+func (c *clone) tidy(ctx context.Context, git runner) error {
 	packs, err := filepath.Glob(filepath.Join(c.dir, "objects/pack/*.pack"))
 	if err != nil || len(packs) <= maxPacks {
 		return err
 	}
-	_, err = c.git.local(ctx, "--git-dir="+c.dir, "repack", "-a", "-d", "-q")
+	_, err = git.local(ctx, "--git-dir="+c.dir, "repack", "-a", "-d", "-q")
 	if err == nil {
-		_, err = c.git.local(ctx, "--git-dir="+c.dir, "pack-refs", "--all")
+		_, err = git.local(ctx, "--git-dir="+c.dir, "pack-refs", "--all")
 	}
 	if broken(err) {
-		return c.replace(ctx)
+		return c.replace(ctx, git)
 	}
 	return err
 }
@@ -234,34 +256,29 @@ func (c *clone) renew(ctx context.Context, made uint64, why error) error {
 		return nil
 	}
 	c.log.Warn("git could not read the clone, making it anew", "err", why)
-	return c.replace(ctx)
+	return c.replace(ctx, c.git())
 }
 
 // replace clones the project and puts that in the place of what is in dir. A
 // crash leaves the old one, the new one or none, and rests that New clears
 // away. The caller is busy.
-func (c *clone) replace(ctx context.Context) error {
+func (c *clone) replace(ctx context.Context, git runner) error {
 	tmp, err := os.MkdirTemp(c.root, tmpPrefix+c.name+"-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // else New does it
 	fresh := filepath.Join(tmp, "new")
-	err = c.download(ctx, fresh, partial)
+	err = git.clone(ctx, fresh, partial)
 	var exit *exitError
 	if errors.As(err, &exit) && strings.Contains(exit.stderr, incomplete) {
-		err = c.download(ctx, fresh)
+		err = git.clone(ctx, fresh)
 	}
 	if err != nil {
 		return err
 	}
+	c.known = "" // what is there from now on is another's, if the URL was another's
 	return c.swap(fresh, filepath.Join(tmp, "old"))
-}
-
-func (c *clone) download(ctx context.Context, dir string, options ...string) error {
-	args := append([]string{"clone", "--quiet", "--bare", "--template="}, options...)
-	_, err := c.git.remote(ctx, append(args, "--end-of-options", c.git.url, dir)...)
-	return err
 }
 
 func (c *clone) swap(fresh, old string) error {
@@ -275,21 +292,28 @@ func (c *clone) swap(fresh, old string) error {
 }
 
 // sweep removes what a git or an imgd that was killed has left: clones in the
-// making, lock files, packs in the making.
+// making, lock files, packs in the making. The git of an imgd that was killed
+// may live on for a while; what it makes or removes meanwhile is left to the
+// next sweep.
 func sweep(root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		if d.IsDir() && strings.HasPrefix(d.Name(), tmpPrefix) {
-			if err := os.RemoveAll(path); err != nil {
+			if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTEMPTY) {
 				return err
 			}
 			return fs.SkipDir
 		}
 		inObjects, _ := filepath.Match("*.git/objects/*/tmp_*", strings.TrimPrefix(path, root+"/"))
 		if !d.IsDir() && (inObjects || strings.HasSuffix(d.Name(), ".lock")) { // no ref may end so
-			return os.Remove(path)
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		return nil
 	})

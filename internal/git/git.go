@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/imgd/imgd"
@@ -35,26 +37,44 @@ type Config struct {
 	// Dir holds one <project>.git each, and nothing else. One process at a time
 	// may use it. Required; made if it is not there.
 	Dir string
-	// Projects by name; their Git is the URL to clone from.
-	Projects map[string]imgd.Project
-	// AllowHosts are the hosts, with or without port, that projects may be on.
-	// Default: those of the projects.
-	AllowHosts []string
-	// PlainHTTP allows http:// URLs. Default false.
-	PlainHTTP bool
-	// CAFile has the certificates, in PEM, that sign https servers. Default:
-	// GIT_SSL_CAINFO, else SSL_CERT_FILE, else the system's.
+	// Projects are looked at by each call; their Git is the URL to clone from.
+	Projects *imgd.Projects
+	// Rules say where projects may be. SetRules changes them.
+	Rules Rules
+	// CAFile has the certificates, in PEM, that sign https servers, and instead
+	// of all others. Default: GIT_SSL_CAINFO, else SSL_CERT_FILE, else the
+	// system's.
 	CAFile string
+	// Lookup answers the addresses of a host name. Default: the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Timeout of one git command, a whole fetch or clone. Default 10m.
 	Timeout time.Duration
 	// Log is told when a clone has to be made anew. Default: nobody.
 	Log *slog.Logger
 }
 
+// Rules say where projects may be cloned from.
+type Rules struct {
+	// AllowHosts are the hosts, with or without port, that projects may be on.
+	// Default: those of the projects.
+	AllowHosts []string
+	// PlainHTTP allows http:// URLs. Default false.
+	PlainHTTP bool
+	// AllowPrivate allows host names with addresses that are not the internet's:
+	// loopback, link-local, private ones. A host that is written as an address,
+	// or as localhost, needs no leave. Default false.
+	AllowPrivate bool
+}
+
 // Repos are the clones of the configured projects. It implements imgd.Git; its
 // methods are safe to repeat and for concurrent use.
 type Repos struct {
-	clones map[string]*clone
+	config Config // but for its rules
+
+	// mu guards what follows.
+	mu     sync.Mutex
+	rules  Rules
+	clones map[string]*clone // of projects that were asked for; one for each directory
 }
 
 var errNoCommit = errors.New("names no commit")
@@ -78,13 +98,21 @@ func New(c Config) (*Repos, error) {
 	if err := sweep(dir); err != nil {
 		return nil, fmt.Errorf("clear directory of clones: %w", err)
 	}
-	r := &Repos{clones: map[string]*clone{}}
-	for name, project := range c.Projects {
-		if r.clones[name], err = newClone(dir, name, project.Git, c); err != nil {
-			return nil, fmt.Errorf("project %s: %w", name, err)
+	c.Dir = dir
+	r := &Repos{config: c, rules: c.Rules, clones: map[string]*clone{}}
+	for _, project := range c.Projects.All() {
+		if _, err := r.clone(project.Name); err != nil {
+			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// SetRules holds for what begins from now on.
+func (r *Repos) SetRules(rules Rules) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rules = rules
 }
 
 // Resolve implements imgd.Git.
@@ -232,11 +260,28 @@ func candidates(short string) ([]string, error) {
 	return names, nil
 }
 
-func (r *Repos) clone(project string) (*clone, error) {
-	c, ok := r.clones[project]
+// clone is the clone of the project, set up as it is configured now.
+func (r *Repos) clone(name string) (*clone, error) {
+	project, ok := r.config.Projects.Get(name)
 	if !ok {
-		return nil, fmt.Errorf("project %q is not configured: %w", project, imgd.ErrInvalid)
+		return nil, fmt.Errorf("project %q is not configured: %w", name, imgd.ErrInvalid)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.clones[name]
+	if c == nil {
+		made, err := newClone(name, r.config)
+		if err != nil {
+			return nil, fmt.Errorf("project %q: %w", name, err)
+		}
+		c = made
+	}
+	config := r.config
+	config.Rules = r.rules
+	if err := c.setUp(project.Git, config); err != nil {
+		return nil, fmt.Errorf("project %s: %w", name, err)
+	}
+	r.clones[name] = c
 	return c, nil
 }
 

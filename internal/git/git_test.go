@@ -355,7 +355,7 @@ func TestSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	c := git.Config{Dir: t.TempDir(), Projects: map[string]imgd.Project{project: {Git: "ssh://git@git.example.com:2222" + o.dir}}}
+	c := git.Config{Dir: t.TempDir(), Projects: of("ssh://git@git.example.com:2222" + o.dir), Lookup: names("203.0.113.7")}
 	r := open(t, c)
 	if got := resolve(t, r, "refs/heads/main", "").ID; got != head {
 		t.Errorf("got %s, want %s", got, head)

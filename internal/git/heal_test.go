@@ -1,14 +1,19 @@
 package git_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/internal/git"
 )
 
 // What a full disk, a kill -9 or another program may have done to the clone.
@@ -208,4 +213,55 @@ func TestNewClearsRests(t *testing.T) {
 	}
 	remove(t, branch)
 	onlyClone(t, c.Dir)
+}
+
+// The git of an imgd that was killed may go on with a clone for a while.
+func TestNewBesideALivingGit(t *testing.T) {
+	o := newOrigin(t)
+	dir := t.TempDir()
+	clone := filepath.Join(dir, ".tmp-hello-1", "new")
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	for n := range 4 {
+		writing.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ { // errors are those of what was just removed
+				_ = os.MkdirAll(clone, 0o755)
+				_ = os.WriteFile(filepath.Join(clone, fmt.Sprint(n, "-", i%100)), nil, 0o644)
+			}
+		})
+	}
+	for range 1000 {
+		if _, err := git.New(o.config(dir)); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	stop()
+	writing.Wait()
+	if _, err := git.New(o.config(dir)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(clone); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the clone is still there: %v", err)
+	}
+}
+
+// On a machine that is busy, git's helpers may end long after git has.
+func TestHelperThatOutlivesGit(t *testing.T) {
+	o := newOrigin(t)
+	head := o.push("main")
+	real, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := "#!/bin/sh\ncase \"$*\" in *clone*) sleep 60 & ;; esac\nexec " + real + " \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(dir, "git"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := o.config(t.TempDir())
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if got := resolve(t, open(t, c), "refs/heads/main", ""); got.ID != head {
+		t.Errorf("got %+v, want %s", got, head)
+	}
 }

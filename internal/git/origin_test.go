@@ -168,7 +168,12 @@ func (o *origin) annotate(tag, object string) {
 
 // config is for repos that fetch from o into dir.
 func (o *origin) config(dir string) git.Config {
-	return git.Config{Dir: dir, PlainHTTP: true, Projects: map[string]imgd.Project{project: {Name: project, Git: o.url()}}}
+	return git.Config{Dir: dir, Rules: git.Rules{PlainHTTP: true}, Projects: of(o.url())}
+}
+
+// of is the project at that URL.
+func of(url string) *imgd.Projects {
+	return imgd.NewProjects(map[string]imgd.Project{project: {Name: project, Git: url}})
 }
 
 func open(t *testing.T, c git.Config) *git.Repos {

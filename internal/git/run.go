@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,20 +33,22 @@ const (
 
 // A runner runs git for one project.
 type runner struct {
-	url     string // without http credentials: command lines and the clone's config show it
-	scheme  string
-	dir     string // working directory, in no repository
-	env     []string
-	secrets *strings.Replacer
-	timeout time.Duration
+	url      string // without http credentials: command lines and the clone's config show it
+	scheme   string
+	dir      string // working directory, in no repository
+	env      []string
+	settings [][2]string // of git, beside nobody's configuration
+	guard    *guard
+	secrets  *strings.Replacer
+	timeout  time.Duration
 }
 
-func newRunner(dir string, u *url.URL, c Config) runner {
+func newRunner(dir string, u *url.URL, c Config) (runner, error) {
 	r := runner{scheme: u.Scheme, dir: dir, timeout: c.Timeout, secrets: strings.NewReplacer()}
 	if r.timeout <= 0 {
 		r.timeout = defaultTimeout
 	}
-	settings := [][2]string{
+	r.settings = [][2]string{
 		{"protocol.file.allow", "never"},
 		{"http.followRedirects", "false"}, // one would lead to a host that nobody allowed
 		{"http.lowSpeedLimit", "1"},
@@ -56,19 +59,35 @@ func newRunner(dir string, u *url.URL, c Config) runner {
 		{"core.hooksPath", os.DevNull},
 		{"credential.helper", ""},
 	}
+	proxy, err := proxyOf(u)
+	if err != nil {
+		return r, err
+	}
+	if proxy != "" {
+		r.settings = append(r.settings, [2]string{"http.proxy", proxy})
+	}
+	r.guard = newGuard(u, proxy != "", c)
 	if u.Scheme != "ssh" && u.User != nil {
 		password, _ := u.User.Password()
 		token := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
-		settings = append(settings, [2]string{"http.extraHeader", "Authorization: Basic " + token})
+		r.settings = append(r.settings, [2]string{"http.extraHeader", "Authorization: Basic " + token})
 		r.secrets = secrets(u.User, token)
 		u.User = nil
 	}
 	r.url = u.String()
-	r.env = append(environ(c.CAFile), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir), "GIT_CONFIG_COUNT="+strconv.Itoa(len(settings)))
+	r.env = append(environ(c.CAFile), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+	return r, nil
+}
+
+// environment is the whole of a git's: what has settings may have secrets, so
+// they do not stand on the command line.
+func (r runner) environment(protocols string, more ...[2]string) []string {
+	settings := slices.Concat(r.settings, more)
+	env := append(slices.Clone(r.env), "GIT_ALLOW_PROTOCOL="+protocols, "GIT_CONFIG_COUNT="+strconv.Itoa(len(settings)))
 	for i, s := range settings {
-		r.env = append(r.env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, s[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, s[1]))
+		env = append(env, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, s[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, s[1]))
 	}
-	return r
+	return env
 }
 
 // environ is all that git inherits: nobody's configuration, no terminal to ask.
@@ -113,7 +132,7 @@ func secrets(user *url.Userinfo, token string) *strings.Replacer {
 // Nor does git always fail on lost history: describe goes on without it, and
 // only complains.
 func (r runner) local(ctx context.Context, args ...string) (string, error) {
-	stdout, stderr, err := r.run(ctx, "", args...)
+	stdout, stderr, err := r.run(ctx, r.environment(""), args...)
 	if err == nil && strings.Contains("\n"+stderr, "\nerror: ") {
 		return "", &exitError{name: subcommand(args), stderr: r.clean(stderr)}
 	}
@@ -121,21 +140,32 @@ func (r runner) local(ctx context.Context, args ...string) (string, error) {
 }
 
 // remote runs a git that may speak to the project's server, by the scheme of
-// its URL alone.
+// its URL alone, at the address that it has and that is allowed.
 func (r runner) remote(ctx context.Context, args ...string) (string, error) {
-	stdout, _, err := r.run(ctx, r.scheme, args...)
+	bound, err := r.guard.look(ctx)
+	if err != nil {
+		return "", err
+	}
+	stdout, _, err := r.run(ctx, r.environment(r.scheme, bound...), args...)
 	return stdout, err
+}
+
+// clone downloads the project into dir.
+func (r runner) clone(ctx context.Context, dir string, options ...string) error {
+	args := append([]string{"clone", "--quiet", "--bare", "--template="}, options...)
+	_, err := r.remote(ctx, append(args, "--end-of-options", r.url, dir)...)
+	return err
 }
 
 // run answers what git wrote. Errors: *exitError if it ended by itself, ctx's
 // own if that ended it, errTimeout, and that git could not be run.
-func (r runner) run(ctx context.Context, protocols string, args ...string) (out, messages string, err error) {
+func (r runner) run(ctx context.Context, env []string, args ...string) (out, messages string, err error) {
 	timed, stop := context.WithTimeout(ctx, r.timeout)
 	defer stop()
 	var stdout bytes.Buffer
 	var stderr tail
 	cmd := exec.CommandContext(timed, "git", args...)
-	cmd.Dir, cmd.Env = r.dir, append([]string{"GIT_ALLOW_PROTOCOL=" + protocols}, r.env...)
+	cmd.Dir, cmd.Env = r.dir, env
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// git has children of its own (git-remote-https, ssh, index-pack): they
 	// form a process group, which is stopped as one.
@@ -143,6 +173,10 @@ func (r runner) run(ctx context.Context, protocols string, args ...string) (out,
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
 	err = cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) && timed.Err() == nil { // git has done all: a child of it only takes its time to end
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		err = nil
+	}
 	if err != nil && timed.Err() != nil && cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // no such process: all have obeyed
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -51,10 +49,10 @@ func (a *API) askBuild(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parse(r); err != nil {
 		return err
 	}
-	project, ok := a.Projects[r.PathValue("project")]
+	project, ok := a.Projects.Get(r.PathValue("project"))
 	if !ok {
 		return problem(http.StatusNotFound, CodeNotFound,
-			fmt.Sprintf("project %q is not configured; there are %q", r.PathValue("project"), slices.Sorted(maps.Keys(a.Projects))))
+			fmt.Sprintf("project %q is not configured; there are %q", r.PathValue("project"), a.projectNames()))
 	}
 	var body Build
 	if err := read(w, r, &body, false); err != nil {
@@ -68,6 +66,14 @@ func (a *API) askBuild(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Location", "/v1/requests/"+asked.Request)
 	return answer(w, http.StatusAccepted, asked)
+}
+
+func (a *API) projectNames() []string {
+	var names []string
+	for _, p := range a.Projects.All() {
+		names = append(names, p.Name)
+	}
+	return names
 }
 
 func (a *API) submit(ctx context.Context, project imgd.Project, body Build) (Asked, error) {

@@ -27,16 +27,18 @@ func (p picky) Submit(_ context.Context, req imgd.Request, delivery string) (img
 // Whatever is posted, the answer is one of those that are documented, and JSON.
 func FuzzPosts(f *testing.F) {
 	paths := []string{"/v1/projects/hello/builds", "/v1/requests/" + strings.Repeat("0", 32) + "/cancel",
-		"/v1/requests/" + strings.Repeat("0", 32) + "/retry", "/v1/requests/dead-1/drop", "/v1/images/demo/hello/tags/v1.2.3/verify"}
+		"/v1/requests/" + strings.Repeat("0", 32) + "/retry", "/v1/requests/dead-1/drop", "/v1/images/demo/hello/tags/v1.2.3/verify",
+		"/v1/images/demo/hello/tags/v1.2.3"}
 	for i, body := range []string{
 		`{"ref":"main"}`, `{"reason":"it hangs"}`, `{}`, ``, `null`, `[]`, `{"ref":"refs/heads/main","commit":"` + commit("a") + `"}`,
 		`{"ref":"v1","force":true,"reason":"r","args":{"A":"b"},"platforms":["linux/amd64"],"askedAt":"2026-11-22T00:00:00Z"}`,
-		`{"digest":"sha256:` + strings.Repeat("0", 64) + `"}`, `{"ref":1}`, `{"ref":"main"}{}`, "\xff", `{"ref":"` + strings.Repeat("x", 70<<10) + `"}`,
+		`{"digest":"sha256:` + strings.Repeat("0", 64) + `"}`, `{"digest":"sha256:` + strings.Repeat("0", 64) + `","source":"https://git.test/x@` + commit("a") + `","noVerify":true,"ttl":"7d","platform":"linux/arm64","labels":{"a":"b"}}`,
+		`{"ref":1}`, `{"ref":"main"}{}`, "\xff", `{"ref":"` + strings.Repeat("x", 70<<10) + `"}`,
 	} {
 		f.Add(uint8(i), body)
 		f.Add(uint8(0), body)
 	}
-	known := []int{http.StatusOK, http.StatusAccepted, http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge}
+	known := []int{http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusBadRequest, http.StatusNotFound, http.StatusConflict, http.StatusRequestEntityTooLarge}
 	f.Fuzz(func(t *testing.T, path uint8, body string) {
 		w := newWorld(t, func(c *httpapi.Config) { c.Queue = picky{t} })
 		w.refs["refs/heads/main"] = commit("a")

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/imgd/imgd"
 )
@@ -128,18 +129,23 @@ type Drifts interface {
 // Gauges are what /metrics asks beyond the index and the checks. The metrics of
 // a func that is nil are left out.
 type Gauges struct {
-	// Depth is how many requests wait in the queue or are being handled, and how
-	// many dead letters there are. It ends with ctx.
-	Depth func(ctx context.Context) (queued, dead uint64, err error)
+	// Depth measures the queue. It ends with ctx.
+	Depth func(ctx context.Context) (imgd.Depth, error)
 	// Paused says why no requests are taken at the moment, nil if they are.
 	Paused func() error
 	// Untold is how many published releases are not announced yet.
 	Untold func() int
+	// Reloads are how the reloads of the config have ended.
+	Reloads func() Reloads
+	// IndexSize is how many bytes images.json has.
+	IndexSize func() (int64, error)
+	// Restarts is how often buildkitd was started again.
+	Restarts func() uint64
 }
 
-// Config is what the API answers from. Projects to Drifts must be set.
+// Config is what the API answers from. Projects to Recorder must be set.
 type Config struct {
-	Projects map[string]imgd.Project
+	Projects *imgd.Projects
 	Index    Index
 	Registry Registry
 	Git      Git
@@ -150,14 +156,23 @@ type Config struct {
 	Logs     Logs
 	Events   Events
 	Drifts   Drifts
+	Recorder Recorder
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:
 	// there is nothing.
-	Hooks   http.Handler
-	Checks  []Check // of /readyz, and imgd_up of /metrics
-	Gauges  Gauges  // of /metrics
-	Version Version // of this daemon
+	Hooks http.Handler
+	// Reload reads the config anew. Its error says all that is wrong with it, and
+	// nothing has changed then. nil: the config cannot be reloaded.
+	Reload  func(ctx context.Context) (Reloaded, error)
+	Checks  []Check        // of /readyz, and imgd_up of /metrics
+	Gauges  Gauges         // of /metrics
+	Metrics *Metrics       // what it counts; default: of HTTP requests only
+	Probes  func() []Probe // of /v1/check; default: none
+	Version Version        // of this daemon
+
+	// Traces takes the spans of HTTP requests. Default: none are made.
+	Traces trace.TracerProvider
 
 	// Local says that the listener is on loopback. Then requests are served if
 	// they name a loopback host, which a web page that rebinds its own name does
@@ -197,14 +212,17 @@ func New(config Config) *API {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
+	if config.Metrics == nil {
+		config.Metrics = NewMetrics(nil)
+	}
+	if config.Probes == nil {
+		config.Probes = func() []Probe { return nil }
+	}
 	a := &API{Config: config}
 	a.health = health{checks: config.Checks, now: config.Now}
 	a.handler = a.routes()
 	return a
 }
-
-// ServeHTTP implements http.Handler.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
 // Close ends the streams and the waits, which a server's Shutdown would wait
 // for. What is asked afterwards is answered at once. It is safe to repeat.

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -88,11 +87,14 @@ func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 	image, tag, action := splitImage(r.PathValue("rest"))
-	if tag == "" || action != "verify" {
-		w.Header().Set("Allow", http.MethodGet)
-		return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag}/verify, not to "+r.URL.Path)
+	switch {
+	case tag != "" && action == "":
+		return a.publish(w, r, image, tag)
+	case tag != "" && action == "verify":
+		return a.verify(w, r, image, tag)
 	}
-	return a.verify(w, r, image, tag)
+	w.Header().Set("Allow", http.MethodGet)
+	return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag} or to its /verify, not to "+r.URL.Path)
 }
 
 func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {
@@ -173,8 +175,8 @@ func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
 // those that the release was pushed to.
 func (a *API) repositories(image, release string) []string {
 	var all []string
-	for _, name := range slices.Sorted(maps.Keys(a.Projects)) {
-		if project := a.Projects[name]; project.Image == image {
+	for _, project := range a.Projects.All() {
+		if project.Image == image {
 			all = append(all, project.Repositories...)
 		}
 	}

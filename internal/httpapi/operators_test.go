@@ -157,7 +157,7 @@ func stuck(t *testing.T) (w *world, queued, failed, dead imgd.Status, open imgd.
 		r.ID = r.Hash()
 		return imgd.StatusOf(r, s)
 	}
-	queued, failed, dead = ask("q", imgd.Queued), ask("f", imgd.Failed), ask("d", imgd.Dead)
+	queued, failed, dead = ask("c", imgd.Queued), ask("f", imgd.Failed), ask("d", imgd.Dead)
 	failed.Error = &imgd.StatusError{Kind: "build", Message: "go build: exit code 1", File: "Dockerfile", Line: 7, ExitCode: 1}
 	dead.Tries, dead.Error = 5, &imgd.StatusError{Kind: "error", Message: "the registry was away"}
 	for _, s := range []imgd.Status{queued, failed, dead} {

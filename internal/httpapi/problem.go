@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/imgd/imgd"
 )
 
@@ -33,7 +35,9 @@ type Problem struct {
 	Detail string `json:"detail"` // what is wrong, and what to do
 	Code   Code   `json:"code"`
 
-	Verification *Verification `json:"verification,omitempty"` // with differs
+	Verification *Verification `json:"verification,omitempty"` // with differs, of a verify
+	Wanted       digest.Digest `json:"wanted,omitempty"`       // with differs and conflict, of a record: what was to be recorded,
+	Found        digest.Digest `json:"found,omitempty"`        // and what the tag names instead
 }
 
 func (p *Problem) Error() string { return p.Detail }
@@ -57,17 +61,24 @@ var ends = []struct {
 	{imgd.ErrInvalid, http.StatusBadRequest, CodeUsage},
 	{imgd.ErrNotFound, http.StatusNotFound, CodeNotFound},
 	{imgd.ErrConflict, http.StatusConflict, CodeConflict},
+	{imgd.ErrDiffers, http.StatusConflict, CodeDiffers},
 	{context.DeadlineExceeded, http.StatusGatewayTimeout, CodeTimeout},
 }
 
-func asProblem(err error) *Problem {
+// AsProblem is how the API answers err.
+func AsProblem(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {
 		return p
 	}
 	for _, end := range ends {
 		if errors.Is(err, end.err) {
-			return problem(end.status, end.code, err.Error())
+			p = problem(end.status, end.code, err.Error())
+			var mismatch *imgd.MismatchError
+			if errors.As(err, &mismatch) {
+				p.Wanted, p.Found = mismatch.Wanted, mismatch.Found
+			}
+			return p
 		}
 	}
 	return problem(http.StatusBadGateway, CodeFailed, err.Error())
@@ -78,7 +89,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		return // nobody reads it any more
 	}
-	p := asProblem(err)
+	p := AsProblem(err)
 	if p.Status >= http.StatusInternalServerError {
 		a.Log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "status", p.Status, "error", err)
 	}

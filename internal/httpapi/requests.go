@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
 )
@@ -22,7 +24,16 @@ type RequestAnswer struct {
 	Repositories []string      `json:"repositories,omitempty"` // registry/name; all hold what the records name
 	Tags         []Outcome     `json:"tags,omitempty"`         // of its release
 	Records      []imgd.Record `json:"records,omitempty"`      // published: those of its release; unchanged, superseded: what its tags name now
+	Root         *Root         `json:"root,omitempty"`         // what the first record's tag points at
 	Seq          uint64        `json:"seq"`
+}
+
+// A Root is the descriptor of a platform's manifest, or of the index above
+// several.
+type Root struct {
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
 }
 
 // An Outcome says whether the release took a tag.
@@ -148,7 +159,7 @@ func validRequest(id string) bool {
 
 // outcome adds what the index knows of the request.
 func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) RequestAnswer {
-	project := a.Projects[status.Project]
+	project, _ := a.Projects.Get(status.Project)
 	out := RequestAnswer{Status: status, Image: project.Image, Repositories: project.Repositories, Seq: seq}
 	release, known := a.Index.Release(status.Release)
 	if !known {
@@ -166,7 +177,18 @@ func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) Req
 	case imgd.Unchanged, imgd.Superseded:
 		out.Records = named(records, out.Image, a.wanted(status, release))
 	}
+	if len(out.Records) > 0 {
+		out.Root = a.root(out.Records[0])
+	}
 	return out
+}
+
+func (a *API) root(rec imgd.Record) *Root {
+	release, ok := a.Index.Release(rec.Release)
+	if !ok {
+		return nil
+	}
+	return &Root{MediaType: release.Root.MediaType, Digest: release.Root.Digest, Size: release.Root.Size}
 }
 
 func outcomes(release imgd.Release) []Outcome {
@@ -197,13 +219,12 @@ func (a *API) wanted(status imgd.Status, release imgd.Release) []string {
 	return names
 }
 
-// named is what the image's tags of these names name.
+// named is what the image's tags of these names name, in their order: the first
+// is the one that people know the release by.
 func named(records []imgd.Record, image string, tags []string) []imgd.Record {
 	var found []imgd.Record
-	for _, r := range ofImage(records, image) {
-		if slices.Contains(tags, r.Tag) {
-			found = append(found, r)
-		}
+	for _, tag := range tags {
+		found = append(found, ofTag(records, image, tag)...)
 	}
 	return found
 }

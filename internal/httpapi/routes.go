@@ -20,12 +20,21 @@ const answerTime = 2 * time.Minute
 // A method answers one method of one path. Its error becomes a problem.
 type method func(w http.ResponseWriter, r *http.Request) error
 
-func (a *API) routes() http.Handler {
-	mux := http.NewServeMux()
-	for path, methods := range map[string]map[string]method{
+// Routes below which the mux does not look further.
+const (
+	imagesRoute = "/v1/images/{rest...}"
+	hooksRoute  = "/hooks/"
+)
+
+// table is what is served to whoever guard lets through. docs/openapi.yaml has
+// each of them, which a test holds.
+func (a *API) table() map[string]map[string]method {
+	return map[string]map[string]method{
 		"/v1/images":                    {http.MethodGet: a.listImages},
-		"/v1/images/{rest...}":          {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
+		imagesRoute:                     {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
+		"/v1/projects":                  {http.MethodGet: a.listProjects},
 		"/v1/projects/{project}/builds": {http.MethodPost: a.askBuild},
+		"/v1/check":                     {http.MethodPost: a.check},
 		"/v1/requests":                  {http.MethodGet: a.listRequests},
 		"/v1/requests/{id}":             {http.MethodGet: a.getRequest},
 		"/v1/requests/{id}/cancel":      {http.MethodPost: command(a.cancelRequest)},
@@ -37,12 +46,18 @@ func (a *API) routes() http.Handler {
 		"/v1/releases":                  {http.MethodGet: a.listReleases},
 		"/v1/events":                    {http.MethodGet: a.getEvents},
 		"/v1/version":                   {http.MethodGet: a.getVersion},
+		"/v1/reload":                    {http.MethodPost: a.reload},
 		"/metrics":                      {http.MethodGet: a.metrics()},
 		"/":                             {},
-	} {
+	}
+}
+
+func (a *API) routes() http.Handler {
+	mux := http.NewServeMux()
+	for path, methods := range a.table() {
 		mux.Handle(path, a.guard(a.serve(methods)))
 	}
-	mux.Handle("/hooks/", a.hooks())
+	mux.Handle(hooksRoute, a.hooks())
 	mux.Handle("/livez", a.serve(map[string]method{http.MethodGet: livez}))
 	mux.Handle("/readyz", a.serve(map[string]method{http.MethodGet: a.readyz}))
 	return mux

@@ -112,7 +112,7 @@ func (m message) bytes() []byte {
 	return b.Bytes()
 }
 
-func failure(err error) message { return event("error", asProblem(err)) }
+func failure(err error) message { return event("error", AsProblem(err)) }
 
 // event is a message of its own kind, with v as JSON.
 func event(name string, v any) message {

@@ -188,7 +188,12 @@ func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verific
 		return nil, a.unknown(all, image, tag)
 	}
 	v := &Verification{Image: image, Tag: tag, Want: records[0].Root(), Records: records, Seq: seq}
-	for _, repository := range a.repositories(image, records[0].Release) {
+	repositories := a.repositories(image, records[0].Release)
+	if len(repositories) == 0 {
+		return nil, problem(http.StatusNotFound, CodeNotFound,
+			fmt.Sprintf("no repository of %s is known: %s was recorded unseen, so there is nothing to compare with", image, tag))
+	}
+	for _, repository := range repositories {
 		found, err := a.Registry.Resolve(ctx, repository, tag)
 		if err != nil && !errors.Is(err, imgd.ErrNotFound) {
 			return nil, fmt.Errorf("read %s:%s: %w", repository, tag, err)

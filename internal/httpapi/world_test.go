@@ -45,12 +45,14 @@ type world struct {
 	index *index.Index
 	api   *httpapi.API
 	url   string
+	doc   openAPI      // holds every answer
 	log   bytes.Buffer // of the API; read it when the server has stopped
 
 	mu         sync.Mutex
-	changed    chan struct{}            // closed and replaced by each change
-	refs       map[string]string        // full ref -> commit
-	served     map[string]digest.Digest // repository:tag -> root
+	changed    chan struct{}                          // closed and replaced by each change
+	refs       map[string]string                      // full ref -> commit
+	served     map[string]digest.Digest               // repository:tag -> root
+	pushed     map[digest.Digest][]ocispec.Descriptor // by another CI: root -> platforms
 	deliveries map[string]bool
 	asked      []imgd.Request
 	statuses   []imgd.Status // in the order they were written
@@ -65,7 +67,7 @@ type world struct {
 
 func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	t.Helper()
-	w := &world{t: t, changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
+	w := &world{t: t, doc: readOpenAPI(t), changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
 		deliveries: map[string]bool{}, logs: map[string]string{}, resolved: func(string) {}}
 	var err error
 	w.index, err = index.Open(index.Config{Dir: t.TempDir(), History: w, Registry: registry{w}, Writer: "test", Now: func() time.Time { return epoch }})
@@ -74,10 +76,12 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	}
 	t.Cleanup(func() { w.index.Close() })
 	config := httpapi.Config{
-		Projects: map[string]imgd.Project{
+		Projects: imgd.NewProjects(map[string]imgd.Project{
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
-		},
+		}),
+		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
+			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
@@ -162,8 +166,17 @@ func (r registry) Resolve(_ context.Context, repository, tag string) (ocispec.De
 	return ocispec.Descriptor{}, imgd.ErrNotFound
 }
 
-func (r registry) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	platforms, ok := r.pushed[root]
+	switch {
+	case !ok:
+		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+	case len(platforms) == 1:
+		return platforms[0], platforms, nil
+	}
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}, platforms, nil
 }
 
 // Submit takes a request as events does, and fails the test if it is none.
@@ -424,7 +437,11 @@ func (w *world) do(method, path, body string, headers ...string) answer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(text)}
+	got := answer{resp.StatusCode, resp.Header, string(text)}
+	if err := w.doc.check(method, path, got); err != nil {
+		w.t.Error(err)
+	}
+	return got
 }
 
 func (w *world) get(path string) answer { w.t.Helper(); return w.do(http.MethodGet, path, "") }

@@ -52,6 +52,17 @@ type outcome struct {
 	refused  error    // what an operator should know of it
 }
 
+// status is that of the answer.
+func (o outcome) status() int {
+	switch {
+	case o.problem != nil:
+		return o.problem.Status
+	case len(o.requests) == 0:
+		return http.StatusOK
+	}
+	return http.StatusAccepted
+}
+
 // asked is one request in the answer.
 type asked struct {
 	Project string `json:"project"`
@@ -77,10 +88,10 @@ func (h *Handler) answer(ctx context.Context, w http.ResponseWriter, d *delivery
 		writeProblem(w, o.problem)
 	case len(o.requests) == 0:
 		log.Log(ctx, level, "webhook ignored", "reason", reason)
-		write(w, http.StatusOK, "application/json", map[string]string{"ignored": reason})
+		write(w, o.status(), "application/json", map[string]string{"ignored": reason})
 	default:
 		log.Log(ctx, level, "webhook asked for builds", "requests", o.requests)
-		write(w, http.StatusAccepted, "application/json", map[string][]asked{"requests": o.requests})
+		write(w, o.status(), "application/json", map[string][]asked{"requests": o.requests})
 	}
 }
 

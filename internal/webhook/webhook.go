@@ -42,6 +42,11 @@ type Config struct {
 	Queue Queue            // must be set
 	Now   func() time.Time // GitLab's signatures are not older or newer than it says; default time.Now
 	Log   *slog.Logger     // default: none
+
+	// Answered is told the forge of each delivery and the status of its answer,
+	// for metrics. The forge is empty if the path is no webhook's. Default: nobody
+	// is told.
+	Answered func(forge string, status int)
 }
 
 // A Handler serves POST /hooks/{forge}/{project}; mount it at /hooks/, with the
@@ -53,6 +58,8 @@ type Handler struct {
 	log   *slog.Logger
 	hooks map[string]*hook // by path
 	room  chan struct{}    // holds one for each chunk of a body in memory
+
+	answered func(forge string, status int)
 
 	// read is forge.read, but for tests of what becomes of its panic.
 	read func(f forge, event string, body []byte) (push, error)
@@ -82,12 +89,15 @@ func New(config Config) (*Handler, error) {
 		return nil, errors.New("webhooks need a queue")
 	}
 	h := &Handler{queue: config.Queue, now: config.Now, log: config.Log, read: forge.read,
-		hooks: map[string]*hook{}, room: make(chan struct{}, maxRoom/chunk)}
+		hooks: map[string]*hook{}, room: make(chan struct{}, maxRoom/chunk), answered: config.Answered}
 	if h.now == nil {
 		h.now = time.Now
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.answered == nil {
+		h.answered = func(string, int) {}
 	}
 	for _, c := range config.Hooks {
 		if err := h.add(c, config.Hooks); err != nil {
@@ -153,10 +163,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", http.MethodPost)
 		}
 		writeProblem(w, p)
+		h.answered("", p.Status)
 		return
 	}
 	d := delivery{hook: found, event: r.Header.Get(found.forge.event), id: found.forge.delivery(r.Header)}
-	h.answer(r.Context(), w, &d, h.handle(w, r, &d))
+	o := h.handle(w, r, &d)
+	h.answer(r.Context(), w, &d, o)
+	h.answered(d.forge.name, o.status())
 }
 
 // nowhere is the answer to what is sent to no webhook. It is the same whatever is

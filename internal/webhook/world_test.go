@@ -73,9 +73,10 @@ type world struct {
 	t testing.TB
 
 	// mu guards what follows.
-	mu   sync.Mutex
-	asks []ask
-	log  bytes.Buffer
+	mu       sync.Mutex
+	asks     []ask
+	log      bytes.Buffer
+	answered []string // the forge and the status of each
 
 	projects map[string]imgd.Project
 	submit   func(ctx context.Context, req imgd.Request) error // nil: takes all
@@ -89,11 +90,18 @@ func newWorld(t testing.TB, hooks ...webhook.Hook) *world {
 	}
 	var err error
 	w.Handler, err = webhook.New(webhook.Config{Hooks: hooks, Queue: w, Now: func() time.Time { return now },
-		Log: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		Log: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})), Answered: w.note})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// note is Config.Answered.
+func (w *world) note(forge string, status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answered = append(w.answered, fmt.Sprint(forge, " ", status))
 }
 
 // Write implements io.Writer, for the log.
@@ -166,15 +174,24 @@ func (w *world) Submit(ctx context.Context, req imgd.Request, delivery string) (
 }
 
 // send delivers, and holds the log and the answer to what is promised of them:
-// one line, and no secret in either.
+// one line, and no secret in either; and that the answer is told, with the
+// forge of the path if there is such a webhook.
 func (w *world) send(r *http.Request) *httptest.ResponseRecorder {
 	w.t.Helper()
 	w.logged()
 	got := httptest.NewRecorder()
 	w.ServeHTTP(got, r)
 	w.mu.Lock()
-	said := w.log.String() + got.Body.String()
+	said, answered := w.log.String()+got.Body.String(), w.answered
+	w.answered = nil
 	w.mu.Unlock()
+	forge, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/hooks/"), "/")
+	if got.Code == http.StatusNotFound || got.Code == http.StatusMethodNotAllowed {
+		forge = ""
+	}
+	if want := fmt.Sprint(forge, " ", got.Code); len(answered) != 1 || answered[0] != want {
+		w.t.Errorf("told %q, want %q", answered, want)
+	}
 	for _, word := range []string{secret, signing, strings.TrimPrefix(signing, "whsec_"), r.Header.Get("X-Gitlab-Token"),
 		r.Header.Get("X-Hub-Signature-256"), r.Header.Get("X-Gitea-Signature"), r.Header.Get("X-Forgejo-Signature"), r.Header.Get("Webhook-Signature")} {
 		if len(word) > 8 && strings.Contains(said, word) {

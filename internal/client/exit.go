@@ -1,4 +1,4 @@
-package main
+package client
 
 import (
 	"context"
@@ -15,35 +15,38 @@ var exits = [...]httpapi.Code{
 	httpapi.CodeNotFound, httpapi.CodeBuildFailed, httpapi.CodeCancelled, httpapi.CodeTimeout,
 }
 
-const exitHelp = `Exit codes: 0 done, 1 failed, 2 usage, 3 differs, 4 unauthorized, 5 conflict, 6 not found,
+// ExitHelp is what --help says of them.
+const ExitHelp = `Exit codes: 0 done, 1 failed, 2 usage, 3 differs, 4 unauthorized, 5 conflict, 6 not found,
 7 build failed, 8 cancelled, 9 timeout.`
 
-// An exitError ends imgctl with its code's number.
-type exitError struct {
-	code    httpapi.Code
-	message string
+// An ExitError ends the command with its code's number.
+type ExitError struct {
+	Code    httpapi.Code
+	Message string
 }
 
-func (e *exitError) Error() string { return e.message }
+func (e *ExitError) Error() string { return e.Message }
 
-func usage(format string, args ...any) error {
-	return &exitError{httpapi.CodeUsage, fmt.Sprintf(format, args...)}
+// Usage says that the command was called in a way that can never work.
+func Usage(format string, args ...any) error {
+	return &ExitError{httpapi.CodeUsage, fmt.Sprintf(format, args...)}
 }
 
-// exitCode is the number for err.
-func exitCode(err error) int {
+// ExitCode is the number for err.
+func ExitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	return max(1, slices.Index(exits[:], codeOf(err)))
+	return max(1, slices.Index(exits[:], CodeOf(err)))
 }
 
-func codeOf(err error) httpapi.Code {
-	var exit *exitError
+// CodeOf is the name of err's exit code.
+func CodeOf(err error) httpapi.Code {
+	var exit *ExitError
 	var problem *httpapi.Problem
 	switch {
 	case errors.As(err, &exit):
-		return exit.code
+		return exit.Code
 	case errors.As(err, &problem):
 		return problem.Code
 	case errors.Is(err, context.Canceled):

@@ -1,0 +1,4 @@
+package main
+
+// Main is for testscript, which runs it as a process of its own.
+var Main = main

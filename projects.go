@@ -1,0 +1,53 @@
+package imgd
+
+import (
+	"maps"
+	"slices"
+	"sync/atomic"
+)
+
+// Projects are the configured projects, which a reload replaces all at once.
+// Whoever decides something reads what it needs of a project once: the next
+// read may be of another config. Safe for concurrent use; nil has none.
+type Projects struct {
+	now atomic.Pointer[map[string]Project]
+}
+
+// NewProjects are those projects, by name.
+func NewProjects(byName map[string]Project) *Projects {
+	p := new(Projects)
+	p.Set(byName)
+	return p
+}
+
+// Set replaces all of them in one step. The map is not kept.
+func (p *Projects) Set(byName map[string]Project) {
+	all := maps.Clone(byName)
+	p.now.Store(&all)
+}
+
+// Get is the project of that name, false if none is configured.
+func (p *Projects) Get(name string) (Project, bool) {
+	project, ok := p.all()[name]
+	return project, ok
+}
+
+// All are the projects, sorted by name.
+func (p *Projects) All() []Project {
+	all := p.all()
+	var sorted []Project
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		sorted = append(sorted, all[name])
+	}
+	return sorted
+}
+
+func (p *Projects) all() map[string]Project {
+	if p == nil {
+		return nil
+	}
+	if all := p.now.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
