@@ -192,6 +192,7 @@ func TestReload(t *testing.T) {
 	c := old.config(t.TempDir())
 	r := open(t, c)
 	resolve(t, r, "refs/heads/main", gone)
+	resolve(t, r, "refs/heads/main", gone) // in the clone that the first one made
 	set := func(url string) { c.Projects.Set(map[string]imgd.Project{project: {Name: project, Git: url}}) }
 
 	set(other.url())
