@@ -242,6 +242,7 @@ func TestKubernetesConfig(t *testing.T) {
 	secret := readExampleSecret(t)
 	var imgd struct {
 		NATS     struct{ URL string }
+		Registry struct{ DockerConfig string }
 		BuildKit struct{ Address string }
 		Projects []struct{ Webhook struct{ SecretFile string } }
 	}
@@ -266,6 +267,9 @@ func TestKubernetesConfig(t *testing.T) {
 	}
 	mounts := c.sets["imgd"].Spec.Template.Spec.Containers[0].VolumeMounts
 	at := mounts[slices.IndexFunc(mounts, func(m corev1.VolumeMount) bool { return m.Name == "secrets" })].MountPath
+	if _, is := secret.StringData["config.json"]; !is || imgd.Registry.DockerConfig != at {
+		t.Errorf("registry.dockerConfig is %s, want %s with a config.json", imgd.Registry.DockerConfig, at)
+	}
 	for _, p := range imgd.Projects {
 		name, found := strings.CutPrefix(p.Webhook.SecretFile, at+"/")
 		if _, is := secret.StringData[name]; !found || !is {

@@ -277,6 +277,7 @@ func (c *clone) replace(ctx context.Context, git runner) error {
 	if err != nil {
 		return err
 	}
+	c.known = "" // what is there from now on is another's, if the URL was another's
 	return c.swap(fresh, filepath.Join(tmp, "old"))
 }
 

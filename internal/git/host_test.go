@@ -192,12 +192,18 @@ func TestReload(t *testing.T) {
 	c := old.config(t.TempDir())
 	r := open(t, c)
 	resolve(t, r, "refs/heads/main", gone)
+	resolve(t, r, "refs/heads/main", gone) // in the clone that the first one made
 	set := func(url string) { c.Projects.Set(map[string]imgd.Project{project: {Name: project, Git: url}}) }
 
 	set(other.url())
 	if got := resolve(t, r, "refs/heads/main", "").ID; got != want {
 		t.Errorf("moved: got %s, want %s", got, want)
 	}
+	set(old.url()) // what was known of the first clone says nothing of the second
+	if got := resolve(t, r, "refs/heads/main", "").ID; got != gone {
+		t.Errorf("moved back: got %s, want %s", got, gone)
+	}
+	set(other.url())
 	r.SetRules(git.Rules{})
 	_, err := r.Resolve(t.Context(), project, "refs/heads/main", "")
 	notAnEnd(t, "http", err)
