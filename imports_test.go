@@ -92,7 +92,20 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// The test above passes silently, so this one shows that it can fail.
+// What go build ./cmd/… leaves beside go.mod is not the repository's: bin/ is its place.
+func TestNoBinaries(t *testing.T) {
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if info, err := file.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 1<<20 {
+			t.Errorf("%s has %d bytes: build into bin/", file.Name(), info.Size())
+		}
+	}
+}
+
+// TestImports passes silently, so this one shows that it can fail.
 func TestImportsComplains(t *testing.T) {
 	for _, test := range []struct {
 		name, dir  string
