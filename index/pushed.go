@@ -54,6 +54,8 @@ func (c claim) hasPushed(owner imgd.Release) bool {
 	switch {
 	case !c.rel.Read() && owner.Read():
 		return owner.Has(c.rel.Root.Digest)
+	case !owner.Read() && c.rel.Read() && c.want.Kind == version.KindVersion:
+		return c.rel.Has(owner.Root.Digest)
 	case c.want.Kind == version.KindVersion:
 		return imgd.SameDigests(owner.Platforms, c.rel.Platforms)
 	}

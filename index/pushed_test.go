@@ -77,6 +77,26 @@ func TestPushedUnread(t *testing.T) {
 	refused(t, x, unread, imgd.ErrConflict)
 }
 
+// Whoever reads later what nobody had read finds the same image by that digest,
+// whatever was said of its platform; a build keeps the root that it made.
+func TestPushedUnreadIsRead(t *testing.T) {
+	for _, d := range []string{"A+B", "A", "B"} {
+		w := newWorld()
+		x := open(t, t.TempDir(), w)
+		unread := pushed("v1.2.3", version.KindVersion, "a", 1, "A")
+		unread.Root, unread.Platforms[0].Digest, unread.Platforms[0].MediaType = ocispec.Descriptor{Digest: digest.FromString(d)}, digest.FromString(d), ""
+		held := publish(t, x, unread)
+		refused(t, x, pushed("v1.2.3", version.KindVersion, "a", 2, "A", "B"), imgd.ErrUnchanged, held.ID)
+		refused(t, x, pushed("v1.2.3", version.KindVersion, "a", 3, "C"), imgd.ErrConflict, held.ID)
+		build := w.candidate("refs/tags/v1.2.3", "b", "A", 4)
+		build.Root, build.Platforms = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString("A+B"), Size: 900}, platforms("A", "B")
+		w.roots[unread.Root.Digest] = []string{"A"}
+		if built := publish(t, x, build); built.Root.Digest != build.Root.Digest || !built.Read() {
+			t.Errorf("unread %s: the build's root is %+v", d, built.Root)
+		}
+	}
+}
+
 // A moving tag is taken as it is now: rule 5 is not asked, other claims lapse,
 // and the mark is never lowered.
 func TestPushedMoving(t *testing.T) {

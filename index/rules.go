@@ -152,7 +152,12 @@ func (c claim) takeVersion(ctx context.Context) error {
 	return nil
 }
 
+// takeFrom takes the tag from one owner. Of what another CI has pushed and nobody
+// has read, one digest is all that is known; the root of it is never taken over.
 func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
+	if !owner.Read() && c.rel.Has(owner.Root.Digest) {
+		return nil
+	}
 	if imgd.SameDigests(owner.Platforms, c.rel.Platforms) {
 		return c.takeSame(ctx, owner)
 	}
