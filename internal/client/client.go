@@ -97,7 +97,7 @@ func (c *Client) unreachable(ctx context.Context, server string, err error) erro
 	if errors.As(err, &u) {
 		err = u.Err // without method and URL, which are said here
 	}
-	return Lost("imgd at %s does not answer: %w; is it running? %s", server, err, howToFind)
+	return Lost("imgd at %s does not answer: %w; is it running? %s", bare(server), err, howToFind)
 }
 
 // problemOf is the error that the daemon answered.
@@ -106,7 +106,7 @@ func problemOf(resp *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what is missing shows in the message
 	var p httpapi.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Code == "" {
-		return fmt.Errorf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL, resp.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("%s %s: %s: %s", resp.Request.Method, bare(resp.Request.URL.String()), resp.Status, strings.TrimSpace(string(body)))
 	}
 	if p.Status >= http.StatusInternalServerError {
 		return &LostError{&p}
@@ -117,7 +117,7 @@ func problemOf(resp *http.Response) error {
 func decode(resp *http.Response, v any) error {
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
-		return Lost("read the answer of %s: %w", resp.Request.URL, err)
+		return Lost("read the answer of %s: %w", bare(resp.Request.URL.String()), err)
 	}
 	return nil
 }

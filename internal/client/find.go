@@ -69,7 +69,19 @@ func parseServer(server string) (string, error) {
 	}
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" {
-		return "", Usage("server %q is not a URL as http://127.0.0.1:7070", server)
+		return "", Usage("server %q is not a URL as http://127.0.0.1:7070", bare(server))
 	}
 	return strings.TrimRight(server, "/"), nil
+}
+
+// bare is the address as messages show it: what stands before its host may be a
+// password.
+func bare(server string) string {
+	scheme, rest, _ := strings.Cut(server, "://")
+	authority, path, more := strings.Cut(rest, "/")
+	authority = authority[strings.LastIndexByte(authority, '@')+1:]
+	if more {
+		path = "/" + path
+	}
+	return scheme + "://" + authority + path
 }
