@@ -179,6 +179,12 @@ func (r Release) Has(d digest.Digest) bool {
 	return r.Root.Digest == d || slices.ContainsFunc(r.Platforms, func(p ocispec.Descriptor) bool { return p.Digest == d })
 }
 
+// isSame reports whether both are the same image, as far as they were read, be
+// it of fresh provenance.
+func (r Release) isSame(other Release) bool {
+	return SameDigests(r.Platforms, other.Platforms) || r.Has(other.Root.Digest) || other.Has(r.Root.Digest)
+}
+
 // fits compares what was said with what the registry has, in rel.
 func (in *Pushed) fits(rel Release) error {
 	at := rel.Repositories[0] + ":" + in.Tag

@@ -70,6 +70,9 @@ func (p *Pipeline) record(ctx context.Context, in Pushed) (Release, bool, error)
 			return Release{}, false, err
 		}
 		rel, created, err := p.admitPushed(ctx, in, candidate)
+		if errors.Is(err, ErrSuperseded) && tries < recordTries {
+			continue
+		}
 		if err != nil {
 			return Release{}, false, err
 		}
@@ -184,6 +187,7 @@ func (p *Pipeline) resolved(ctx context.Context, in Pushed, repositories []strin
 }
 
 // admitPushed claims the tag, or answers the release that has it already.
+// ErrSuperseded if that one has lost it to another meanwhile.
 func (p *Pipeline) admitPushed(ctx context.Context, in Pushed, candidate Release) (_ Release, created bool, _ error) {
 	var rel Release
 	err := p.observed(ctx, StageAdmit, candidate.Request, func(ctx context.Context) (err error) {
@@ -195,7 +199,9 @@ func (p *Pipeline) admitPushed(ctx context.Context, in Pushed, candidate Release
 	}
 	has, _ := p.Lookup.Wanted(in.Image, in.Tag)
 	switch {
-	case errors.Is(err, ErrUnchanged) && has.ID != "":
+	case errors.Is(err, ErrUnchanged) && !has.isSame(candidate):
+		return rel, false, fmt.Errorf("%s:%s has gone to release %q meanwhile: %w", in.Image, in.Tag, has.ID, ErrSuperseded)
+	case errors.Is(err, ErrUnchanged):
 		return has, false, nil
 	case errors.Is(err, ErrConflict):
 		p.compareWith(ctx, candidate, has)

@@ -158,6 +158,42 @@ func TestPushedIsOvertaken(t *testing.T) {
 	w.check()
 }
 
+// Who has the tag by the time it is looked up may be another than who had it when
+// the index said that nothing is new: that one's release is no answer.
+func TestRecordAnswersItsOwn(t *testing.T) {
+	w := newWorld(t)
+	in := pushed("v1.0.0", w.push(otherRepo, "v1.0.0", "one"))
+	w.record(in, true)
+	p, once := w.recorder(), false
+	p.Index = refusing{w, func() {
+		if once {
+			return
+		}
+		once = true
+		forced := pushed("v1.0.0", w.push(otherRepo, "v1.0.0", "two"))
+		forced.Force, forced.Reason = true, "the first was wrong"
+		w.record(forced, true)
+	}}
+	rel, created, err := p.Record(t.Context(), in)
+	if !errors.Is(err, imgd.ErrDiffers) || created || rel.ID != "" {
+		t.Errorf("got release of %s, new %t, %v; want that the registry has something else", rel.Root.Digest, created, err)
+	}
+}
+
+// In refusing something happens right after a release is not admitted.
+type refusing struct {
+	*world
+	happens func()
+}
+
+func (r refusing) Admit(ctx context.Context, rel imgd.Release, known string) (imgd.Release, error) {
+	out, err := r.world.Admit(ctx, rel, known)
+	if err != nil {
+		r.happens()
+	}
+	return out, err
+}
+
 // In overtaken something happens right after a release is admitted.
 type overtaken struct {
 	*world
