@@ -25,6 +25,7 @@ func everything(t *testing.T) *world {
 			Depth:  func(context.Context) (imgd.Depth, error) { return imgd.Depth{}, nil },
 			Paused: func() error { return nil }, Untold: func() int { return 0 },
 			IndexSize: func() (int64, error) { return 0, nil }, Restarts: func() uint64 { return 0 },
+			Reloads: func() httpapi.Reloads { return httpapi.Reloads{} },
 		}
 	})
 	_, ended := m.Stage(t.Context(), imgd.StageBuild, imgd.Request{Project: "hello"})
