@@ -189,6 +189,17 @@ func command(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), code
 }
 
+func TestCommandLine(t *testing.T) {
+	for _, line := range []string{"srve", "serve now", "serve --bogus", "man", "version now", "config check one two", "health now"} {
+		if _, stderr, code := command(t, strings.Fields(line)...); code != 2 || strings.Count(stderr, "see imgd --help") != 1 {
+			t.Errorf("imgd %s: got %d, %s", line, code, stderr)
+		}
+	}
+	if _, stderr, code := command(t, "man", filepath.Join(os.DevNull, "pages")); code != 1 || strings.Contains(stderr, "--help") {
+		t.Errorf("a directory that cannot be made: got %d, %s", code, stderr)
+	}
+}
+
 func TestConfigCommands(t *testing.T) {
 	dir := t.TempDir()
 	good, bad := filepath.Join(dir, "imgd.yaml"), filepath.Join(dir, "bad.yaml")

@@ -60,7 +60,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
+	err := root.ExecuteContext(ctx)
+	if err != nil && !understood && !errors.Is(err, errUsage) { // cobra's own: of commands and arguments
+		err = fmt.Errorf("%w; %w", err, errUsage)
+	}
+	return err
 }
 
 func serveCommand(stderr io.Writer) *cobra.Command {

@@ -146,3 +146,18 @@ func TestVerifyNowhere(t *testing.T) {
 	w.publish(rel)
 	w.check(w.do(http.MethodPost, "/v1/images/tools/lint/tags/v1.0.0/verify", ""), 404, "recorded unseen")
 }
+
+// Of what nobody has read one digest is known, which may be that of one of its
+// platforms: what the tag names is neither right nor wrong.
+func TestVerifyUnread(t *testing.T) {
+	w := newWorld(t)
+	const path = "/v1/images/tools/lint/tags/v1.0.0"
+	w.push("registry.test/tools/lint", "v1.0.0", "AB")
+	if got := w.record(path, digest.FromString("B"), `,"noVerify":true,"registry":"registry.test"`); got.status != http.StatusCreated {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	checkProblem(t, w.do(http.MethodPost, path+"/verify", ""), 409, "differs", "nobody has read")
+	if len(w.drifts) > 0 {
+		t.Errorf("drifts %+v", w.drifts)
+	}
+}

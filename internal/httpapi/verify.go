@@ -69,8 +69,12 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request, image, tag string) 
 const reportTime = 10 * time.Second
 
 // report tells the world of each repository that has something else, unless a
-// release that is to take the tag has put it there: its end will tell.
+// release that is to take the tag has put it there: its end will tell. Of what
+// nobody has read it is not known what would be right.
 func (a *API) report(ctx context.Context, v *Verification) {
+	if v.unread() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
 	defer cancel()
 	pending, _ := a.Index.Release(v.Pending)
@@ -113,6 +117,9 @@ func (v *Verification) complaint() string {
 			all = append(all, fmt.Sprintf("%s:%s is %s, the index says %s", r.Repository, v.Tag, r.Found, v.Want))
 		}
 	}
+	if len(all) > 0 && v.unread() {
+		all = append(all, "the index has what was said of it, which nobody has read in a registry")
+	}
 	if len(all) > 0 && v.Pending != "" {
 		all = append(all, "release "+v.Pending+" is to take the tag")
 	}
@@ -121,6 +128,9 @@ func (v *Verification) complaint() string {
 	}
 	return strings.Join(all, "; ")
 }
+
+// unread reports whether another CI has pushed it and nobody has looked.
+func (v *Verification) unread() bool { return len(v.Records) > 0 && v.Records[0].MediaType == "" }
 
 // has reports whether d is one of the platforms' manifests.
 func (v *Verification) has(d digest.Digest) bool {
