@@ -35,7 +35,8 @@ func (c Config) show() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// redactedGit keeps the user of ssh, who is no secret; of http it may be a token.
+// redactedGit keeps the user of ssh, who is no secret; of http it may be a token,
+// also beside a password that is none (token:x-oauth-basic).
 func redactedGit(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -43,9 +44,6 @@ func redactedGit(rawURL string) string {
 	}
 	if u.Scheme == "ssh" || u.User == nil {
 		return rawURL
-	}
-	if _, has := u.User.Password(); has {
-		return u.Redacted()
 	}
 	u.User = url.User("xxxxx")
 	return u.String()
