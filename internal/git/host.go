@@ -92,7 +92,8 @@ func isPrivate(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
 		return true
 	}
-	for _, prefix := range []string{"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4", "168.63.129.16/32"} {
+	for _, prefix := range []string{"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4", "168.63.129.16/32",
+		"64:ff9b:1::/48", "2002::/16", "fec0::/10"} { // NAT64 of a site, 6to4, site-local
 		if netip.MustParsePrefix(prefix).Contains(a) {
 			return true
 		}
