@@ -30,12 +30,11 @@ type contest struct {
 
 // A side is one imgd and what the benchmark hears of it.
 type side struct {
-	prefix  string // of its images
-	daemon  *kit.Daemon
-	js      jetstream.JetStream
-	events  chan event // published ones, as a consumer of the stream gets them
-	ended   chan string
-	cleanup func()
+	prefix string // of its images
+	daemon *kit.Daemon
+	js     jetstream.JetStream
+	events chan event  // published ones, as a consumer of the stream gets them
+	ended  chan string // states that are ends
 }
 
 // An event is a published one, and when it was there.
