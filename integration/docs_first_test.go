@@ -51,7 +51,7 @@ func TestFirstImage(t *testing.T) {
 		script.WriteString(firstScript(as.Replace(c.text), c.at, filepath.Dir(imgd)))
 	}
 	out := runFirst(t, script.String())
-	for _, want := range []string{"docker pull ", "/you/hello@sha256:", "v0.1.0", "dev.cdevents.artifact.published"} {
+	for _, want := range []string{"docker pull ", "/you/hello@sha256:", "v0.1.0,0.1,latest", "projects.hello  now"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in what the commands print:\n%s", want, out)
 		}

@@ -223,7 +223,8 @@ func (c *selfDaemon) mustStop() {
 	if err := c.container.Terminate(ctx); err != nil {
 		c.Errorf("stop the container: %v", err)
 	}
-	if _, err := http.Get(c.daemon.HTTP + "/livez"); err == nil {
+	if resp, err := http.Get(c.daemon.HTTP + "/livez"); err == nil {
+		resp.Body.Close()
 		c.Error("it answers still")
 	}
 	if _, err := kit.ReadEndpoints(c.data); !os.IsNotExist(err) {

@@ -52,7 +52,7 @@ func (a *app) check(cmd *cobra.Command, o *output) error {
 			a.say("%s: %s", c.Name, c.Todo)
 		}
 	}
-	return &exitError{httpapi.CodeFailed, fmt.Sprintf("%d of %d checks failed", failed, len(all.Items))}
+	return &exitError{Code: httpapi.CodeFailed, Message: fmt.Sprintf("%d of %d checks failed", failed, len(all.Items))}
 }
 
 func okFailed(ok bool) string {

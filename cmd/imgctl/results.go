@@ -76,7 +76,7 @@ func (r *results) write(answer httpapi.RequestAnswer) error {
 		return nil
 	}
 	if len(answer.Records) == 0 {
-		return &exitError{httpapi.CodeFailed, "nothing is written for later steps: no tag of this request names an image"}
+		return &exitError{Code: httpapi.CodeFailed, Message: "nothing is written for later steps: no tag of this request names an image"}
 	}
 	values := valuesOf(answer)
 	var errs []error
