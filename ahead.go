@@ -2,20 +2,26 @@ package imgd
 
 import (
 	"context"
+	"fmt"
 	"strings"
 )
 
-// Peeker knows commits that git has at hand.
+// Peeker is what git can say without, and about, the rest of a repository.
 type Peeker interface {
 	// Peek answers the commit and its time, without Describe, and whether it is
 	// at hand. It asks nobody, and a commit never changes; whether any ref names
-	// it still is Git.Resolve's to say. Safe for concurrent use.
+	// it still is Confirm's to say. Safe for concurrent use.
 	Peek(ctx context.Context, project, commit string) (Commit, bool)
+	// Confirm asks whether the tag ref (peeled) names commit at this moment.
+	// ErrSuperseded if it does not any more. It changes nothing, is safe to
+	// repeat and for concurrent use.
+	Confirm(ctx context.Context, project, ref, commit string) error
 }
 
 // guess completes a copy of req as Resolve would if its ref still stands for
-// its commit, and reports whether it can: the commit of a tag is named by the
-// ask and at hand, and what the build gets of it does not rest on other refs.
+// its commit, but for git describe's answer, and reports whether it can: the
+// commit of a tag is named by the ask and at hand, and what the build gets of
+// it does not rest on other refs.
 func (p *Pipeline) guess(ctx context.Context, req Request) (Request, bool) {
 	project, ok := p.Projects.Get(req.Project)
 	if !ok || p.Peeker == nil || req.Commit == "" || !strings.HasPrefix(req.Ref, "refs/tags/") || !project.Allows(req.Ref) || project.describes() {
@@ -39,28 +45,32 @@ func (p Project) describes() bool {
 }
 
 // ahead makes the candidate of req, of which nothing stands yet, while git is
-// asked whether the ref stands for the commit: guessed is req as that will
-// answer. What git says comes before what became of the build, which is
-// stopped when the answer is no; all of req is git's answer then.
+// asked whether the ref stands for the commit: guessed is req if it does, and
+// req becomes that. What git says comes before what became of the build, which
+// is stopped when the answer is no.
 func (p *Pipeline) ahead(ctx context.Context, req *Request, guessed Request, report func(State)) (Release, error) {
 	building, stop := context.WithCancel(ctx)
 	defer stop()
-	resolved := make(chan error, 1)
+	confirmed := make(chan error, 1)
 	go func() {
-		err := p.Resolve(ctx, req)
+		err := p.observed(ctx, StageResolve, guessed, func(ctx context.Context) error {
+			return p.Peeker.Confirm(ctx, guessed.Project, guessed.Ref, guessed.Commit)
+		})
 		if err != nil {
 			stop()
 		}
-		resolved <- err
+		confirmed <- err
 	}()
 	candidate, err := p.candidate(building, guessed, Release{}, report)
-	if resolveErr := <-resolved; resolveErr != nil {
-		return Release{}, resolveErr
+	if refused := <-confirmed; refused != nil {
+		return Release{}, fmt.Errorf("resolve %s: %w", req.Ref, refused)
 	}
-	if req.Version != guessed.Version || !req.CommitTime.Equal(guessed.CommitTime) {
-		return p.candidate(ctx, *req, Release{}, report) // not reached while commits and tags are what they are
+	if project, _ := p.Projects.Get(req.Project); project.describes() { // a reload came between
+		if err := p.Resolve(ctx, req); err != nil {
+			return Release{}, err
+		}
+		return p.candidate(ctx, *req, Release{}, report)
 	}
-	candidate.Request.Describe = req.Describe
-	candidate.Tags = wanted(req.Tags)
+	*req = guessed
 	return candidate, err
 }

@@ -35,21 +35,21 @@ func newMeeting(t *testing.T) *meeting {
 	return &meeting{world: w, building: make(chan struct{}), resolving: make(chan struct{})}
 }
 
-func (m *meeting) handle(ctx context.Context, req imgd.Request) (imgd.Release, error) {
+func (m *meeting) handle(ctx context.Context, req *imgd.Request) (imgd.Release, error) {
 	p := m.pipeline()
-	p.Git, p.Builder = m, m
-	return p.Handle(ctx, &req, func(imgd.State) {})
+	p.Peeker, p.Builder = m, m
+	return p.Handle(ctx, req, func(imgd.State) {})
 }
 
-// Resolve answers when the build has begun.
-func (m *meeting) Resolve(ctx context.Context, project, ref, id string) (imgd.Commit, error) {
+// Confirm answers when the build has begun.
+func (m *meeting) Confirm(ctx context.Context, project, ref, id string) error {
 	close(m.resolving)
 	select {
 	case <-m.building:
 	case <-ctx.Done():
-		return imgd.Commit{}, ctx.Err()
+		return ctx.Err()
 	}
-	return m.world.Resolve(ctx, project, ref, id)
+	return m.world.Confirm(ctx, project, ref, id)
 }
 
 // Build ends when git is being asked, and where it says no, when it is told to.
@@ -73,17 +73,18 @@ func (m *meeting) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 	return m.world.Build(ctx, p, req)
 }
 
-// The commit of a tag is built while git is asked, and all that git says is in
-// the release.
+// The commit of a tag is built while git is asked.
 func TestAhead(t *testing.T) {
 	m := newMeeting(t)
-	m.said = "v1.2.3"
-	rel, err := m.handle(t.Context(), m.named(tagRef, 1))
+	req := m.named(tagRef, 1)
+	rel, err := m.handle(t.Context(), &req)
 	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 3 {
 		t.Fatalf("got %+v, %v", rel, err)
 	}
-	if r := rel.Request; r.Describe != "v1.2.3" || r.Version != "v1.2.3" || !r.CommitTime.Equal(epoch) || r.ID != r.Hash() {
-		t.Errorf("the release is of request %+v", r)
+	for _, r := range []imgd.Request{req, rel.Request} {
+		if r.Version != "v1.2.3" || !r.CommitTime.Equal(epoch) || r.ID != r.Hash() {
+			t.Errorf("the request is %+v", r)
+		}
 	}
 	m.check()
 }
@@ -107,7 +108,7 @@ func TestAheadInVain(t *testing.T) {
 			req := m.named(tagRef, 1)
 			test.git(m)
 			m.build = test.build
-			rel, err := m.handle(t.Context(), req)
+			rel, err := m.handle(t.Context(), &req)
 			if !errors.Is(err, test.want) || rel.ID != "" {
 				t.Errorf("got %q, %v, want %v", rel.ID, err, test.want)
 			}
@@ -125,7 +126,7 @@ func TestAheadInterrupted(t *testing.T) {
 	m.refs[tagRef] = commit("b") // the build waits for its end
 	ctx, cancel := context.WithCancel(t.Context())
 	p := m.pipeline()
-	p.Git, p.Builder = hanging{m.world}, m
+	p.Peeker, p.Builder = hanging{m.world}, m
 	close(m.resolving)
 	go func() { <-m.building; cancel() }()
 	if rel, err := p.Handle(ctx, &req, func(imgd.State) {}); !errors.Is(err, context.Canceled) || rel.ID != "" {
@@ -139,9 +140,9 @@ func TestAheadInterrupted(t *testing.T) {
 // hanging is a git that never answers.
 type hanging struct{ *world }
 
-func (hanging) Resolve(ctx context.Context, _, _, _ string) (imgd.Commit, error) {
+func (hanging) Confirm(ctx context.Context, _, _, _ string) error {
 	<-ctx.Done()
-	return imgd.Commit{}, ctx.Err()
+	return ctx.Err()
 }
 
 // Everything else is resolved first.
@@ -149,7 +150,7 @@ func TestNotAhead(t *testing.T) {
 	for name, change := range map[string]func(w *world, p *imgd.Pipeline, req *imgd.Request){
 		"a branch":            func(w *world, _ *imgd.Pipeline, req *imgd.Request) { *req = w.named(mainRef, 1) },
 		"no commit":           func(_ *world, _ *imgd.Pipeline, req *imgd.Request) { *req = request(tagRef, 1) },
-		"not at hand":         func(w *world, p *imgd.Pipeline, _ *imgd.Request) { p.Peeker = empty{} },
+		"not at hand":         func(w *world, p *imgd.Pipeline, _ *imgd.Request) { p.Peeker = empty{w} },
 		"describe in ldflags": func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "-X main.v={{.Describe}}", "") },
 		"describe in an arg":  func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "", "{{.Describe}}") },
 		"a release is there": func(w *world, p *imgd.Pipeline, req *imgd.Request) {
@@ -186,7 +187,7 @@ func (b *builtOf) Build(ctx context.Context, p imgd.Project, req imgd.Request) (
 }
 
 // empty has nothing at hand.
-type empty struct{}
+type empty struct{ *world }
 
 func (empty) Peek(context.Context, string, string) (imgd.Commit, bool) { return imgd.Commit{}, false }
 
@@ -194,4 +195,29 @@ func template(p *imgd.Pipeline, ldflags, arg string) {
 	project, _ := p.Projects.Get("hello")
 	project.LDFlags, project.BuildArgs = ldflags, map[string]string{"WHAT": arg}
 	p.Projects.Set(map[string]imgd.Project{"hello": project})
+}
+
+// A config that comes while git is asked counts: what the new one's templates
+// want to know is asked for, and built with.
+func TestAheadReloaded(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef], w.said = commit("a"), "v1.2.3"
+	p, built := w.pipeline(), &builtOf{world: w}
+	p.Peeker, p.Builder = reloadedFirst{w, p}, built
+	req := w.named(tagRef, 1)
+	rel, err := p.Handle(t.Context(), &req, func(imgd.State) {})
+	if err != nil || rel.State != imgd.ReleasePublished || built.requests[len(built.requests)-1].Describe != w.said {
+		t.Errorf("got %v, built %+v", err, built.requests)
+	}
+}
+
+// reloadedFirst is a git that answers after a reload.
+type reloadedFirst struct {
+	*world
+	p *imgd.Pipeline
+}
+
+func (r reloadedFirst) Confirm(ctx context.Context, project, ref, id string) error {
+	template(r.p, "-X main.v={{.Describe}}", "")
+	return r.world.Confirm(ctx, project, ref, id)
 }

@@ -87,7 +87,7 @@ type Request struct {
 
 	// What Resolve adds. A redelivery may resolve differently.
 	CommitTime time.Time     `json:"commitTime,omitzero"`
-	Describe   string        `json:"describe,omitempty"` // git describe, "" where no version tag is reachable
+	Describe   string        `json:"describe,omitempty"` // git describe, "" where no version tag is reachable or nothing asked
 	Version    string        `json:"version,omitempty"`
 	Tags       []version.Tag `json:"-"` // wanted; what became of each stands in the release
 }

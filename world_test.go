@@ -143,6 +143,18 @@ func (w *world) ReportDrift(ctx context.Context, d imgd.Drift) error {
 	})
 }
 
+// Confirm is its Resolve for tags that are to be built ahead.
+func (w *world) Confirm(ctx context.Context, _, ref, commit string) error {
+	return w.effect(ctx, "resolve", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.refs[ref] != commit {
+			return imgd.ErrSuperseded
+		}
+		return nil
+	})
+}
+
 // effect runs do under the fault of that name.
 func (w *world) effect(ctx context.Context, name string, do func() error) error {
 	if err := ctx.Err(); err != nil {

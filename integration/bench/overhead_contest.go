@@ -33,8 +33,8 @@ type side struct {
 	prefix string // of its images
 	daemon *kit.Daemon
 	js     jetstream.JetStream
-	events chan event // published ones, as a consumer of the stream gets them
-	ended  chan string
+	events chan event  // published ones, as a consumer of the stream gets them
+	ended  chan string // states that are ends
 }
 
 // An event is a published one, and when it was there.

@@ -62,18 +62,21 @@ func (s *side) run(ctx context.Context, i int, m mode, commit string) (began tim
 	if want := fmt.Sprintf("%s-%d", s.prefix, i); done.image != want {
 		return began, done, fmt.Errorf("an event of %s, not of %s", done.image, want)
 	}
-	return began, done, s.solved(done)
+	return began, done, s.solved(done, m.tag != warmTag)
 }
 
-// solved fails if imgd did not have BuildKit build and push what the event names, or BuildKit built anything anew. The log is
-// made by Solve, and each request has its own.
-func (s *side) solved(done event) error {
+// solved fails if imgd did not have BuildKit build and push what the event names, or BuildKit did not find the one step of the
+// Dockerfile in its cache. The log is made by Solve, and each request has its own.
+func (s *side) solved(done event, cached bool) error {
 	log, err := os.ReadFile(filepath.Join(s.daemon.Data(), "builds", done.request+".jsonl"))
 	if err != nil {
 		return fmt.Errorf("imgd did not call Solve: %w", err)
 	}
 	if !bytes.Contains(log, []byte("exporting manifest "+done.root)) || !bytes.Contains(log, []byte("pushing manifest for ")) {
 		return fmt.Errorf("the build log of request %s does not tell of a push of %s", done.request, done.root)
+	}
+	if cached && !bytes.Contains(log, []byte(`"cached":true`)) {
+		return fmt.Errorf("BuildKit built request %s anew", done.request)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,6 +147,36 @@ func (r *Repos) Peek(ctx context.Context, project, commit string) (imgd.Commit, 
 		return imgd.Commit{}, false
 	}
 	return c.peek(ctx, commit)
+}
+
+// Confirm implements imgd.Peeker. It asks the server alone and leaves the clone
+// as it is.
+func (r *Repos) Confirm(ctx context.Context, project, ref, commit string) error {
+	c, err := r.clone(project)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(CheckRef(ref), checkCommit(commit)); err != nil {
+		return err
+	}
+	git, peeled := c.git(), ref+"^{}"
+	out, err := git.remote(ctx, "ls-remote", "--quiet", "--end-of-options", git.url, ref, peeled)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", git.url, err)
+	}
+	named := map[string]string{} // a pattern also matches the ends of longer names
+	for line := range strings.Lines(out) {
+		object, name, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		named[name] = object
+	}
+	switch now := cmp.Or(named[peeled], named[ref]); now {
+	case commit:
+		return nil
+	case "":
+		return fmt.Errorf("%s is gone, it named %s: %w", ref, commit, imgd.ErrSuperseded)
+	default:
+		return fmt.Errorf("%s names %s now, no longer %s: %w", ref, now, commit, imgd.ErrSuperseded)
+	}
 }
 
 func resolve(ctx context.Context, g repo, ref, commit string) (imgd.Commit, error) {

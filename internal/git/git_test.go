@@ -405,3 +405,52 @@ func TestPeek(t *testing.T) {
 		t.Error("a project that is not configured has it")
 	}
 }
+
+// Confirm says what the server's tag names, and nothing of tags whose names end
+// alike.
+func TestConfirm(t *testing.T) {
+	o := newOrigin(t)
+	first, second := o.push("main"), o.push("main")
+	o.set("refs/tags/v1.0.0", first)
+	o.annotate("v1.1.0", second)
+	o.annotate("nested", "v1.1.0")
+	o.set("refs/tags/refs/tags/v9.0.0", first)
+	o.annotate("tree", o.git("rev-parse", "main^{tree}"))
+	annotation := o.git("rev-parse", "refs/tags/v1.1.0")
+	r := open(t, o.config(t.TempDir()))
+	for _, tt := range []struct {
+		ref, commit string
+		want        error
+	}{
+		{"refs/tags/v1.0.0", first, nil},
+		{"refs/tags/v1.1.0", second, nil},
+		{"refs/tags/nested", second, nil},
+		{"refs/tags/v1.0.0", second, imgd.ErrSuperseded},
+		{"refs/tags/v1.1.0", first, imgd.ErrSuperseded},
+		{"refs/tags/v1.1.0", annotation, imgd.ErrSuperseded},
+		{"refs/tags/tree", first, imgd.ErrSuperseded},
+		{"refs/tags/v9.0.0", first, imgd.ErrSuperseded},
+		{"refs/tags/v2.0.0", first, imgd.ErrSuperseded},
+		{"--upload-pack=x", first, imgd.ErrInvalid},
+		{"v1.0.0", first, imgd.ErrInvalid},
+		{"refs/tags/v1.0.0", first[:12], imgd.ErrInvalid},
+		{"refs/tags/v1.0.0", "", imgd.ErrInvalid},
+	} {
+		for range 2 {
+			if err := r.Confirm(t.Context(), project, tt.ref, tt.commit); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+				t.Errorf("Confirm(%s, %s): got %v, want %v", tt.ref, tt.commit, err, tt.want)
+			}
+		}
+	}
+	o.set("refs/tags/v1.0.0", second)
+	if err := r.Confirm(t.Context(), project, "refs/tags/v1.0.0", second); err != nil {
+		t.Errorf("moved: %v", err)
+	}
+	if err := r.Confirm(t.Context(), "nobody", "refs/tags/v1.0.0", first); !errors.Is(err, imgd.ErrInvalid) {
+		t.Errorf("unknown project: %v", err)
+	}
+	o.server.Close()
+	if err := r.Confirm(t.Context(), project, "refs/tags/v1.1.0", second); err == nil || errors.Is(err, imgd.ErrSuperseded) || errors.Is(err, imgd.ErrInvalid) {
+		t.Errorf("the server is away: %v", err)
+	}
+}
