@@ -52,8 +52,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root := &cobra.Command{
 		Use:           "imgd",
 		Short:         "Builds container images from git, publishes them, and keeps the index of what every tag means",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Example: `  imgd config check imgd.yaml
+  imgd serve --config imgd.yaml --data /var/lib/imgd`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
 	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), manCommand())
