@@ -50,8 +50,8 @@ func exitCode(err error) int {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root := &cobra.Command{
-		Use:           "imgd",
-		Short:         "Builds container images from git, publishes them, and keeps the index of what every tag means",
+		Use:   "imgd",
+		Short: "Builds container images from git, publishes them, and keeps the index of what every tag means",
 		Example: `  imgd config check imgd.yaml
   imgd serve --config imgd.yaml --data /var/lib/imgd`,
 		SilenceUsage: true, SilenceErrors: true,
