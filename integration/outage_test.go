@@ -69,14 +69,15 @@ func TestStoppedPastItsLease(t *testing.T) {
 }
 
 // takeOver is another daemon, which takes the request when the lease of the first has run out, and gives it back. It
-// answers whether there was one.
+// answers whether there was one. The server may give the request to the first one again before that, for a place it has
+// free: then a second lease has to run out.
 func (r *rig) takeOver() bool {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), endTime)
 	defer cancel()
 	consumer, err := r.js.Consumer(ctx, "IMGD_REQUESTS", "imgd")
 	r.must(err)
-	batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(2*leaseTime))
+	batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(4*leaseTime))
 	r.must(err)
 	msg := <-batch.Messages()
 	r.must(batch.Error())
