@@ -127,8 +127,42 @@ func (d *Daemon) Terminate(ctx context.Context) error {
 	return d.child.stop(ctx, syscall.SIGTERM)
 }
 
-// Stop makes the process stand still, as a machine that is out of breath or a virtual one that is moved, until Wake.
-func (d *Daemon) Stop() error { return d.Signal(syscall.SIGSTOP) }
+// stopTime is how long a busy machine may take to stop a process.
+const stopTime = 30 * time.Second
+
+// Stop makes the process stand still, as a machine that is out of breath or a virtual one that is moved, until Wake. It
+// waits until every thread stands: the kernel lets them run until one of them has got its turn to take the signal.
+func (d *Daemon) Stop() error {
+	if err := d.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for begin := time.Now(); time.Since(begin) < stopTime; time.Sleep(time.Millisecond) {
+		if stands, err := d.stands(); stands || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("process %d still runs %s after SIGSTOP", d.PID(), stopTime)
+}
+
+// stands reports whether all threads are in state T (proc_pid_stat(5)).
+func (d *Daemon) stands() (bool, error) {
+	tasks := fmt.Sprintf("/proc/%d/task", d.PID())
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return false, err
+	}
+	for _, thread := range threads {
+		stat, err := os.ReadFile(filepath.Join(tasks, thread.Name(), "stat"))
+		if err != nil {
+			return false, nil // it has just ended, so that others may have begun
+		}
+		name := strings.LastIndex(string(stat), ") ") // which may hold anything
+		if name < 0 || !strings.HasPrefix(string(stat)[name+2:], "T") {
+			return false, nil
+		}
+	}
+	return true, nil
+}
 
 // Wake lets it go on.
 func (d *Daemon) Wake() error { return d.Signal(syscall.SIGCONT) }
