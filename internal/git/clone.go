@@ -42,9 +42,10 @@ type clone struct {
 	dir  string // this one's
 	log  *slog.Logger
 
-	// runs is how git is run for the project, as it is configured now. A fetch
-	// uses one from its beginning to its end.
+	// runs is how git is run for the project, as it is configured now, which set
+	// says. A fetch uses one from its beginning to its end.
 	runs atomic.Pointer[runner]
+	set  setting
 
 	// swapping is held for writing while another clone takes dir.
 	swapping sync.RWMutex
@@ -62,6 +63,12 @@ type clone struct {
 	times map[string]time.Time // of commits that were looked for, at most maxTimes
 }
 
+// A setting is what a runner is made of.
+type setting struct {
+	url    string
+	change int // of the rules
+}
+
 func newClone(name string, c Config) (*clone, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("%q cannot be a file name: %w", name, imgd.ErrInvalid)
@@ -74,9 +81,13 @@ func newClone(name string, c Config) (*clone, error) {
 		log: log.With("project", name), busy: make(chan struct{}, 1)}, nil
 }
 
-// setUp has what begins from now on run as c says. A clone of another URL is
-// replaced by the next fetch.
-func (c *clone) setUp(rawURL string, config Config) error {
+// setUp has what begins from now on run as c says, of which change is the
+// number. A clone of another URL is replaced by the next fetch. One at a time.
+func (c *clone) setUp(rawURL string, config Config, change int) error {
+	now := setting{url: rawURL, change: change}
+	if c.set == now {
+		return nil
+	}
 	u, err := parseURL(rawURL, config.Rules)
 	if err != nil {
 		return err
@@ -85,7 +96,10 @@ func (c *clone) setUp(rawURL string, config Config) error {
 	if err != nil {
 		return err
 	}
-	c.runs.Store(&git)
+	if old := c.runs.Swap(&git); old != nil {
+		old.ask.close()
+	}
+	c.set = now
 	return nil
 }
 

@@ -73,9 +73,10 @@ type Repos struct {
 	config Config // but for its rules
 
 	// mu guards what follows.
-	mu     sync.Mutex
-	rules  Rules
-	clones map[string]*clone // of projects that were asked for; one for each directory
+	mu      sync.Mutex
+	rules   Rules
+	changes int               // of rules, counted from 1
+	clones  map[string]*clone // of projects that were asked for; one for each directory
 }
 
 var errNoCommit = errors.New("names no commit")
@@ -100,7 +101,7 @@ func New(c Config) (*Repos, error) {
 		return nil, fmt.Errorf("clear directory of clones: %w", err)
 	}
 	c.Dir = dir
-	r := &Repos{config: c, rules: c.Rules, clones: map[string]*clone{}}
+	r := &Repos{config: c, rules: c.Rules, changes: 1, clones: map[string]*clone{}}
 	for _, project := range c.Projects.All() {
 		if _, err := r.clone(project.Name); err != nil {
 			return nil, err
@@ -114,6 +115,7 @@ func (r *Repos) SetRules(rules Rules) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rules = rules
+	r.changes++
 }
 
 // Resolve implements imgd.Git.
@@ -150,7 +152,7 @@ func (r *Repos) Peek(ctx context.Context, project, commit string) (imgd.Commit, 
 }
 
 // Confirm implements imgd.Peeker. It asks the server alone and leaves the clone
-// as it is.
+// as it is. Where the short way does not say yes, git's own answer counts.
 func (r *Repos) Confirm(ctx context.Context, project, ref, commit string) error {
 	c, err := r.clone(project)
 	if err != nil {
@@ -160,6 +162,9 @@ func (r *Repos) Confirm(ctx context.Context, project, ref, commit string) error 
 		return err
 	}
 	git, peeled := c.git(), ref+"^{}"
+	if named, err := git.ask.names(ctx, ref); err == nil && named == commit {
+		return nil
+	}
 	out, err := git.remote(ctx, "ls-remote", "--quiet", "--end-of-options", git.url, ref, peeled)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", git.url, err)
@@ -309,7 +314,7 @@ func (r *Repos) clone(name string) (*clone, error) {
 	}
 	config := r.config
 	config.Rules = r.rules
-	if err := c.setUp(project.Git, config); err != nil {
+	if err := c.setUp(project.Git, config, r.changes); err != nil {
 		return nil, fmt.Errorf("project %s: %w", name, err)
 	}
 	r.clones[name] = c

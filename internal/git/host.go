@@ -47,40 +47,51 @@ func newGuard(u *url.URL, proxied bool, c Config) *guard {
 	return g
 }
 
-// look answers git's settings that bind it to the addresses that were looked
-// at, so that the name cannot name others a moment later. ssh cannot be bound;
-// a name that only it knows, from its own config, is left to it.
-func (g *guard) look(ctx context.Context) ([][2]string, error) {
+// look answers the addresses that the name has, of which none is private. None
+// where there is nothing to guard, and for a name that only ssh knows, from its
+// own config.
+func (g *guard) look(ctx context.Context) ([]netip.Addr, error) {
 	if g == nil {
 		return nil, nil
 	}
 	looking, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	addrs, err := g.lookup(looking, g.host)
+	found, err := g.lookup(looking, g.host)
 	var dns *net.DNSError
 	if g.scheme == "ssh" && errors.As(err, &dns) && dns.IsNotFound {
 		return nil, nil
 	}
-	if err == nil && len(addrs) == 0 {
+	if err == nil && len(found) == 0 {
 		err = errors.New("no address")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look up git host %s: %w", g.host, err)
 	}
-	var pins []string
-	for _, a := range addrs {
+	var addrs []netip.Addr
+	for _, a := range found {
 		a = a.Unmap().WithZone("")
 		if isPrivate(a) {
 			return nil, fmt.Errorf("git host %s has the private address %s: set git.allowPrivate: true if repositories are to be fetched from there", g.host, a)
 		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// bind answers git's settings that bind it to the addresses that were looked
+// at, so that the name cannot name others a moment later. ssh cannot be bound.
+func (g *guard) bind(ctx context.Context) ([][2]string, error) {
+	addrs, err := g.look(ctx)
+	if err != nil || len(addrs) == 0 || g.scheme == "ssh" {
+		return nil, err
+	}
+	var pins []string
+	for _, a := range addrs {
 		pin := a.String()
 		if a.Is6() {
 			pin = "[" + pin + "]"
 		}
 		pins = append(pins, pin)
-	}
-	if g.scheme == "ssh" {
-		return nil, nil
 	}
 	return [][2]string{{"http.curloptResolve", g.host + ":" + g.port + ":" + strings.Join(pins, ",")}}, nil
 }

@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -39,6 +40,7 @@ type runner struct {
 	env      []string
 	settings [][2]string // of git, beside nobody's configuration
 	guard    *guard
+	ask      *asker
 	secrets  *strings.Replacer
 	timeout  time.Duration
 }
@@ -67,15 +69,19 @@ func newRunner(dir string, u *url.URL, c Config) (runner, error) {
 		r.settings = append(r.settings, [2]string{"http.proxy", proxy})
 	}
 	r.guard = newGuard(u, proxy != "", c)
+	authorize := ""
 	if u.Scheme != "ssh" && u.User != nil {
 		password, _ := u.User.Password()
 		token := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
-		r.settings = append(r.settings, [2]string{"http.extraHeader", "Authorization: Basic " + token})
+		authorize = "Basic " + token
+		r.settings = append(r.settings, [2]string{"http.extraHeader", "Authorization: " + authorize})
 		r.secrets = secrets(u.User, token)
 		u.User = nil
 	}
 	r.url = u.String()
-	r.env = append(environ(c.CAFile), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+	caFile := cmp.Or(c.CAFile, os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE"))
+	r.env = append(environ(caFile), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+	r.ask = newAsker(u, authorize, proxy, caFile, r.guard)
 	return r, nil
 }
 
@@ -99,10 +105,8 @@ func environ(caFile string) []string {
 	if agent := os.Getenv("SSH_AUTH_SOCK"); agent != "" {
 		env = append(env, "SSH_AUTH_SOCK="+agent)
 	}
-	for _, file := range []string{caFile, os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE")} {
-		if file != "" {
-			return append(env, "GIT_SSL_CAINFO="+file)
-		}
+	if caFile != "" {
+		env = append(env, "GIT_SSL_CAINFO="+caFile)
 	}
 	return env
 }
@@ -142,7 +146,7 @@ func (r runner) local(ctx context.Context, args ...string) (string, error) {
 // remote runs a git that may speak to the project's server, by the scheme of
 // its URL alone, at the address that it has and that is allowed.
 func (r runner) remote(ctx context.Context, args ...string) (string, error) {
-	bound, err := r.guard.look(ctx)
+	bound, err := r.guard.bind(ctx)
 	if err != nil {
 		return "", err
 	}
