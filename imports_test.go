@@ -58,7 +58,7 @@ var confined = map[string][]string{
 // effects are packages of the standard library that only these packages' code may use: the domain and the pure rules do nothing by
 // themselves. Tests may.
 var effects = map[string][]string{
-	"net/http": {"builder", "publisher", "index", "events", "internal/webhook", "internal/httpapi", "internal/auth",
+	"net/http": {"builder", "publisher", "index", "events", "internal/git", "internal/webhook", "internal/httpapi", "internal/auth",
 		"internal/embedded", "internal/client", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
 	"os/exec": {"internal/git", "internal/embedded", "cmd/imgd", "cmd/imgctl", "cmd/publish"},
 }

@@ -64,6 +64,7 @@ func (p *Publisher) captureFrom(ctx context.Context, name string, root digest.Di
 	if err := sortPlatforms(manifests); err != nil {
 		return desc, nil, fmt.Errorf("%s: %w", r.at(root.String()), err)
 	}
+	p.recent.keep(r.at(root.String()), desc, body)
 	return desc, manifests, nil
 }
 

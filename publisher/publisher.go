@@ -50,6 +50,7 @@ type Config struct {
 type Publisher struct {
 	hosts  docker.RegistryHosts
 	client *http.Client
+	recent *recent
 }
 
 // New returns a Publisher. It contacts nobody.
@@ -76,12 +77,12 @@ func New(cfg Config) *Publisher {
 		docker.WithPlainHTTP(plain),
 		docker.WithAuthorizer(bodyCloser{&renewed{credentials: cfg.Credentials, client: client, now: cfg.Now}}),
 	)
-	return &Publisher{hosts: hosts, client: client}
+	return &Publisher{hosts: hosts, client: client, recent: &recent{now: cfg.Now}}
 }
 
 // Tag makes tag name root, whose bytes the repository has: it reads them by
-// digest, puts the same bytes under the tag unless it names them already, and
-// reads the tag back. imgd.ErrNotFound if the repository does not have root, or
+// digest, unless Capture has within the last minute, puts the same bytes under
+// the tag unless it names them already, and reads the tag back. imgd.ErrNotFound if the repository does not have root, or
 // not what root is made of; imgd.ErrRefused if the registry will never take the
 // tag. Repeating it puts the same bytes.
 func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
@@ -91,7 +92,7 @@ func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispe
 	if err != nil {
 		return fmt.Errorf("tag %s:%s: %w", repository, tag, err)
 	}
-	desc, body, err := r.manifest(ctx, root.Digest.String())
+	desc, body, err := r.root(ctx, root.Digest)
 	if err != nil {
 		return fmt.Errorf("tag %s: %w", r.at(tag), err)
 	}
