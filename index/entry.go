@@ -71,13 +71,18 @@ type fact struct {
 	Answer string `json:"answer"`
 }
 
-// hash is the hex sha256 of the entry's JSON, which holds the hash before it.
-func (e entry) hash() string {
+// line is the entry as the log has it.
+func (e entry) line() []byte {
 	b, err := json.Marshal(e)
 	if err != nil {
 		panic("unreachable: entries always marshal: " + err.Error())
 	}
-	sum := sha256.Sum256(b)
+	return b
+}
+
+// hashOf is the hex sha256 of an entry's line, in which the hash before it stands.
+func hashOf(line []byte) string {
+	sum := sha256.Sum256(line)
 	return hex.EncodeToString(sum[:])
 }
 

@@ -1,49 +1,74 @@
 package index
 
 import (
-	"bytes"
 	"cmp"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
-	"maps"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/gofrs/flock"
-
-	"github.com/imgd/imgd"
 )
 
 const (
-	fileName = "images.json"
-	tmpName  = "images.json.tmp"
-	lockName = "lock"
+	fileName    = "images.json"
+	tmpName     = "images.json.tmp"
+	prevName    = "images.json.prev"
+	journalName = "journal"
+	olderName   = "journal.older"
+	lockName    = "lock"
+)
+
+// How images.json follows the journal: so long after an entry, so that those
+// that come together are written together, but at most a tenth of the time, and
+// after a full disk so long after the last try.
+const (
+	snapshotDelay = 100 * time.Millisecond
+	snapshotShare = 10
+	snapshotRetry = 10 * time.Second
+	// rotateSize is the length of a journal, in bytes, from which on a snapshot
+	// begins a new one. A shorter one is emptied when nothing comes meanwhile.
+	rotateSize = 1 << 20
 )
 
 // ErrInUse says that another process has the index open.
 var ErrInUse = errors.New("in use")
 
-// A fileEngine keeps the whole state in images.json, rewritten atomically with
-// every entry.
+// A fileEngine keeps the log in a journal, and the whole state in images.json,
+// which follows it. When the journal has grown, a snapshot begins a new one; the
+// one before stays, as journal.older, until images.json has what is in it.
 type fileEngine struct {
 	dir  string
 	lock *flock.Flock
+	log  *slog.Logger
+
+	// hold calls do with what is durable, while nothing is appended; failed is
+	// told of a snapshot after which nobody knows what is durable.
+	hold   func(do func(now *state) error) error
+	failed func(err error)
+
+	// Whoever appends, or holds, has these to himself.
+	journal *journal
+	older   bool // journal.older is there
+
+	entered  chan struct{} // has room for one sign that there is something to write
+	stop     chan struct{} // closed when no snapshot is to begin any more
+	snapshot sync.WaitGroup
 }
 
-// openFile locks dir and loads its images.json, or makes an empty one.
-func openFile(dir string, random io.Reader) (*fileEngine, *state, error) {
+// openFile locks dir and loads what is there, or makes an empty index.
+func openFile(dir string, random io.Reader, log *slog.Logger) (*fileEngine, *state, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, nil, err
 	}
-	f := &fileEngine{dir: dir, lock: flock.New(filepath.Join(dir, lockName))}
+	f := &fileEngine{dir: dir, lock: flock.New(filepath.Join(dir, lockName)), log: log, entered: make(chan struct{}, 1), stop: make(chan struct{})}
 	if err := f.acquire(); err != nil {
 		return nil, nil, err
 	}
@@ -52,9 +77,25 @@ func openFile(dir string, random io.Reader) (*fileEngine, *state, error) {
 		err = f.sign(s.id)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, f.close())
+		return nil, nil, errors.Join(err, f.lock.Unlock())
 	}
 	return f, s, nil
+}
+
+// start begins to write snapshots.
+func (f *fileEngine) start(hold func(func(*state) error) error, failed func(error)) {
+	f.hold, f.failed = hold, failed
+	f.snapshot.Go(f.follow)
+	if f.older || f.journal.size > 0 {
+		f.sayEntered()
+	}
+}
+
+func (f *fileEngine) sayEntered() {
+	select {
+	case f.entered <- struct{}{}:
+	default: // it has been said
+	}
 }
 
 // sign notes in the lock file who holds it, and that this index was here.
@@ -84,50 +125,197 @@ func (f *fileEngine) acquire() error {
 	return nil
 }
 
-func (f *fileEngine) close() error { return f.lock.Unlock() }
+func (f *fileEngine) path(name string) string { return filepath.Join(f.dir, name) }
 
+// load reads what the last process left, and cuts off what it had not
+// acknowledged.
 func (f *fileEngine) load(random io.Reader) (*state, error) {
-	// What a crash left of an unfinished write was never acknowledged.
 	if err := os.Remove(f.path(tmpName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	b, err := os.ReadFile(f.path(fileName))
+	s, size, err := read(f.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, was := f.signed(); was != "" {
-			return nil, fmt.Errorf("%s is gone, and index %s was here: restore it from a backup, or remove %s to begin an empty one", f.path(fileName), was, f.lock.Path())
-		}
-		id, err := newID(random)
-		if err != nil {
+		if s, err = f.begin(random); err != nil {
 			return nil, err
 		}
-		s := newState(id)
-		return s, f.save(s)
+	} else if err != nil {
+		return nil, err
 	}
+	if f.journal, err = openJournal(f.path(journalName), size); err != nil {
+		return nil, err
+	}
+	_, err = os.Stat(f.path(olderName))
+	f.older = err == nil
+	return s, syncDir(f.dir)
+}
+
+// begin makes a new index.
+func (f *fileEngine) begin(random io.Reader) (*state, error) {
+	if _, was := f.signed(); was != "" {
+		return nil, fmt.Errorf("%s is gone, and index %s was here: restore it from a backup, or remove %s to begin an empty one", f.path(fileName), was, f.lock.Path())
+	}
+	for _, name := range []string{olderName, journalName} {
+		if info, err := os.Stat(f.path(name)); err == nil && info.Size() > 0 {
+			return nil, fmt.Errorf("%s is gone, and %s is there: restore the directory from a backup, or move %s away to begin an empty index", f.path(fileName), f.path(name), f.path(name))
+		}
+	}
+	id, err := newID(random)
 	if err != nil {
 		return nil, err
 	}
-	s, err := decode(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.path(fileName), err)
-	}
-	return s, nil
+	s := newState(id)
+	return s, f.save(s)
 }
 
-func (f *fileEngine) path(name string) string { return filepath.Join(f.dir, name) }
+// read folds what is in dir: images.json, and of the journals what it has not.
+// The answer has the length of the newest journal's good part. It changes
+// nothing, and needs no lock where nobody writes.
+func read(dir string) (s *state, size int64, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, fileName))
+	if err != nil {
+		return nil, 0, err
+	}
+	if s, err = decode(b); err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", filepath.Join(dir, fileName), err)
+	}
+	fold := func(e entry, hash string) error {
+		s, err = s.follow(e, hash)
+		return err
+	}
+	if _, err = readJournal(filepath.Join(dir, olderName), false, fold); err != nil {
+		return nil, 0, err
+	}
+	size, err = readJournal(filepath.Join(dir, journalName), true, fold)
+	return s, size, err
+}
 
-// append implements engine: next contains e, so saving it makes e durable.
-func (f *fileEngine) append(_ context.Context, _ entry, next *state) error { return f.save(next) }
+// append implements engine.
+func (f *fileEngine) append(lines [][]byte) error {
+	err := f.journal.append(lines)
+	if err == nil {
+		f.sayEntered()
+	}
+	return err
+}
 
-// save replaces images.json by s: a crash before the rename leaves the old
-// file, one after it the new one.
+// close implements engine: images.json alone is complete then, if it may be.
+func (f *fileEngine) close(sound bool) error {
+	close(f.stop)
+	f.snapshot.Wait()
+	var err error
+	if sound && (f.older || f.journal.size > 0) {
+		err = f.write()
+	}
+	return errors.Join(err, f.journal.file.Close(), f.lock.Unlock())
+}
+
+// follow writes images.json when there is something to write.
+func (f *fileEngine) follow() {
+	for wait := snapshotDelay; ; {
+		select {
+		case <-f.entered:
+		case <-f.stop:
+			return
+		}
+		select {
+		case <-time.After(wait):
+		case <-f.stop:
+			return
+		}
+		began := time.Now()
+		err := f.write()
+		wait = max(snapshotDelay, (snapshotShare-1)*time.Since(began))
+		if errors.Is(err, errUnknown) {
+			f.failed(err)
+			return
+		}
+		if err != nil {
+			f.log.Warn("images.json cannot be written, trying again; the journal has what is missing in it", "in", snapshotRetry, "error", err)
+			wait = snapshotRetry
+			f.sayEntered()
+		}
+	}
+}
+
+// write makes images.json what the state is now, and lets go of what the
+// journals have of it. A crash leaves the old file or the new one, and journals
+// that lack nothing: what is in images.json already is passed over.
+func (f *fileEngine) write() error {
+	var s *state
+	err := f.hold(func(now *state) error {
+		s = now
+		return f.rotate()
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.save(s); err != nil {
+		return err
+	}
+	return f.hold(func(now *state) error { return f.release(now.seq == s.seq) })
+}
+
+// rotate begins a new journal where the one that is there has grown, unless the
+// one before it is still needed.
+func (f *fileEngine) rotate() error {
+	if f.older || f.journal.size < rotateSize {
+		return nil
+	}
+	if err := os.Rename(f.path(journalName), f.path(olderName)); err != nil {
+		return fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	f.older = true
+	next, err := openJournal(f.path(journalName), 0)
+	if err == nil {
+		err = syncDir(f.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	was := f.journal
+	f.journal = next
+	return was.file.Close()
+}
+
+// release lets go of journal.older, and of the journal if nothing was appended
+// since images.json was begun.
+func (f *fileEngine) release(all bool) error {
+	if err := os.Remove(f.path(olderName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f.older = false
+	if !all || f.journal.size == 0 {
+		return nil
+	}
+	f.journal.size = 0
+	return f.journal.cut()
+}
+
+// save replaces images.json by s and keeps the one before: a crash before the
+// rename leaves that, one after it the new one.
 func (f *fileEngine) save(s *state) error {
 	if err := f.writeTmp(encode(s)); err != nil {
+		return err
+	}
+	if err := f.keep(); err != nil {
 		return err
 	}
 	if err := os.Rename(f.path(tmpName), f.path(fileName)); err != nil {
 		return fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	return syncDir(f.dir)
+}
+
+// keep makes images.json.prev of images.json, if there is one.
+func (f *fileEngine) keep() error {
+	if err := os.Remove(f.path(prevName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := os.Link(f.path(fileName), f.path(prevName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (f *fileEngine) writeTmp(b []byte) error {
@@ -139,9 +327,7 @@ func (f *fileEngine) writeTmp(b []byte) error {
 	if _, err := file.Write(b); err != nil {
 		return err // nothing has been replaced: a full disk refuses, and loses nothing
 	}
-	// After a failed fsync the kernel may call lost pages clean, so a second
-	// try would prove nothing: https://wiki.postgresql.org/wiki/Fsync_Errors
-	if err := file.Sync(); err != nil {
+	if err := file.Sync(); err != nil { // see journal.sync
 		return fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	return nil
@@ -156,99 +342,6 @@ func syncDir(dir string) error {
 	defer d.Close()
 	if err := d.Sync(); err != nil {
 		return fmt.Errorf("%w: %w", errUnknown, err)
-	}
-	return nil
-}
-
-// A document is images.json but for its last line, the checksum.
-type document struct {
-	Schema   int             `json:"schema"`
-	ID       string          `json:"id"`
-	Seq      uint64          `json:"seq"`
-	Hash     string          `json:"hash"`
-	Told     uint64          `json:"told"`
-	Records  []imgd.Record   `json:"records"`
-	Tags     []tagState      `json:"tags"`
-	Releases []imgd.Release  `json:"releases"`
-	CRC      json.RawMessage `json:"crc32c"`
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// encode is images.json as docs/formats.md describes it: one element a line,
-// sorted, and the checksum of every byte before its line on the last.
-func encode(s *state) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, `{"schema":%d,"id":%q,"seq":%d,"hash":%q,"told":%d,`, format, s.id, s.seq, s.hash, s.told)
-	list(&b, "records", s.records())
-	list(&b, "tags", slices.SortedFunc(maps.Values(s.tags), func(x, y tagState) int {
-		return cmp.Or(cmp.Compare(x.Image, y.Image), cmp.Compare(x.Tag, y.Tag))
-	}))
-	list(&b, "releases", slices.SortedFunc(maps.Values(s.releases), func(x, y imgd.Release) int {
-		return cmp.Or(cmp.Compare(x.Request.ID, y.Request.ID), cmp.Compare(number(x.ID), number(y.ID)))
-	}))
-	b.WriteByte('\n')
-	fmt.Fprintf(&b, "\"crc32c\":\"%08x\"}\n", crc32.Checksum(b.Bytes(), castagnoli))
-	return b.Bytes()
-}
-
-// list writes one member whose elements stand on lines of their own.
-func list[T any](b *bytes.Buffer, name string, elements []T) {
-	fmt.Fprintf(b, "%q:[", name)
-	for i, e := range elements {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteByte('\n')
-		line, err := json.Marshal(e)
-		if err != nil {
-			panic("unreachable: index elements always marshal: " + err.Error())
-		}
-		b.Write(line)
-	}
-	b.WriteString("],")
-}
-
-// decode reads images.json and refuses what is not exactly as it was written.
-func decode(b []byte) (*state, error) {
-	var head struct {
-		Schema int `json:"schema"`
-	}
-	if err := json.Unmarshal(b, &head); err == nil && head.Schema > format {
-		return nil, fmt.Errorf("written in format %d; this imgd reads up to %d: use a newer imgd", head.Schema, format)
-	}
-	if err := checkSum(b); err != nil {
-		return nil, err
-	}
-	var doc document
-	decoder := json.NewDecoder(bytes.NewReader(b))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&doc); err != nil {
-		return nil, err
-	}
-	s := newState(doc.ID)
-	s.seq, s.hash, s.told = doc.Seq, doc.Hash, doc.Told
-	for _, rel := range doc.Releases {
-		s.add(rel)
-	}
-	for _, tag := range doc.Tags {
-		s.tags[tagKey{tag.Image, tag.Tag}] = tag
-	}
-	if !bytes.Equal(encode(s), b) {
-		return nil, errors.New("records, tags and releases contradict each other; restore the file from a backup")
-	}
-	return s, nil
-}
-
-// checkSum checks the crc32c on the last line over every byte before it.
-func checkSum(b []byte) error {
-	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
-	var last string
-	if _, err := fmt.Sscanf(string(b[end:]), "\"crc32c\":%q}\n", &last); err != nil {
-		return errors.New("the last line is not a crc32c: the file is cut short or was edited; restore it from a backup")
-	}
-	if sum := fmt.Sprintf("%08x", crc32.Checksum(b[:end], castagnoli)); sum != last {
-		return fmt.Errorf("crc32c is %s where the file says %s: it is damaged or was edited; restore it from a backup", sum, last)
 	}
 	return nil
 }

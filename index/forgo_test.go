@@ -3,8 +3,6 @@ package index_test
 import (
 	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +16,7 @@ import (
 // tagLine is what images.json says of a tag, without its claim.
 func tagLine(t *testing.T, dir, tag string) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(dir, "images.json"))
+	b, err := index.Export(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -33,6 +34,7 @@ type Config struct {
 	History  History
 	Registry Registry
 	Writer   string           // noted in each entry; default host and process ID
+	Log      *slog.Logger     // default: nobody
 	Now      func() time.Time // default time.Now
 }
 
@@ -47,16 +49,20 @@ type Index struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when state changes
 	broken  error         // a write whose outcome is unknown: nothing more is decided
+	closed  bool
 	failed  chan error
 }
 
 // An engine makes entries durable. It is called by one goroutine at a time.
 type engine interface {
-	// append makes e durable before it returns; next is the state with e folded
-	// in. After an error that wraps errUnknown nobody knows whether e is
-	// durable; after any other it is not.
-	append(ctx context.Context, e entry, next *state) error
-	close() error
+	// append makes entries, each one line of JSON without its end, durable before
+	// it returns, all or none. After an error that wraps errUnknown nobody knows
+	// whether they are; after any other they are not.
+	append(lines [][]byte) error
+	// close ends its work, for which it may still hold the index. It is called
+	// once, when nothing is appended any more; sound says that what it was given
+	// is all there is.
+	close(sound bool) error
 }
 
 // errUnknown says that a write may or may not have taken effect.
@@ -76,23 +82,54 @@ func Open(config Config) (*Index, error) {
 		host, _ := os.Hostname()
 		config.Writer = host + "/" + strconv.Itoa(os.Getpid())
 	}
-	engine, state, err := openFile(config.Dir, rand.Reader)
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	engine, state, err := openFile(config.Dir, rand.Reader, config.Log)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
 	x := &Index{config: config, engine: engine, changed: make(chan struct{}), failed: make(chan error, 1)}
 	x.state.Store(state)
+	engine.start(x.hold, x.fail)
 	return x, nil
 }
 
-// Close ends writing and unlocks the index. images.json is complete.
+// Close ends writing and unlocks the index. Then images.json alone is complete.
+// It may be called again.
 func (x *Index) Close() error {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.broken == nil {
+	closed, sound := x.closed, x.broken == nil
+	x.closed = true
+	if sound {
 		x.broken = errors.New("the index is closed")
 	}
-	return x.engine.close()
+	x.mu.Unlock()
+	if closed {
+		return nil
+	}
+	return x.engine.close(sound)
+}
+
+// hold calls do with what is durable, while nothing is written.
+func (x *Index) hold(do func(now *state) error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return do(x.state.Load())
+}
+
+// fail ends writing, as nobody knows any more what is durable.
+func (x *Index) fail(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.breakDown(err)
+}
+
+func (x *Index) breakDown(err error) {
+	if x.broken == nil {
+		x.broken = err
+		x.failed <- err
+	}
 }
 
 // Failed delivers the error after which the index decides nothing more,
@@ -113,7 +150,7 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 		}
 		decided.AdmittedAt = x.now()
 		decided = asWritten(decided)
-		_, err = x.write(ctx, func(now *state) (entry, error) {
+		_, err = x.write(func(now *state) (entry, error) {
 			if now.touched[rel.Image] != seen.touched[rel.Image] {
 				return entry{}, errRaced
 			}
@@ -140,7 +177,7 @@ func asWritten(rel imgd.Release) (read imgd.Release) {
 
 // Publish is imgd.Index.Publish.
 func (x *Index) Publish(ctx context.Context, id string) (imgd.Release, error) {
-	return x.advance(ctx, id, func(now *state, rel imgd.Release) (entry, error) {
+	return x.advance(id, func(now *state, rel imgd.Release) (entry, error) {
 		tags := publication(now, rel)
 		if rel.State == imgd.ReleaseAbandoned || len(tags) == 0 {
 			return entry{}, fmt.Errorf("release %s lost every claim: %s: %w", id, rel.Reasons(), imgd.ErrSuperseded)
@@ -154,7 +191,7 @@ func (x *Index) Forgo(ctx context.Context, id, tag, reason string) (imgd.Release
 	if reason == "" {
 		return imgd.Release{}, fmt.Errorf("forgo %s without a reason: %w", tag, imgd.ErrInvalid)
 	}
-	return x.advance(ctx, id, func(now *state, rel imgd.Release) (entry, error) {
+	return x.advance(id, func(now *state, rel imgd.Release) (entry, error) {
 		if now.tags[tagKey{rel.Image, tag}].Claim != id { // an abandoned one has no claim
 			return entry{}, errStands
 		}
@@ -164,7 +201,7 @@ func (x *Index) Forgo(ctx context.Context, id, tag, reason string) (imgd.Release
 
 // Abandon is imgd.Index.Abandon.
 func (x *Index) Abandon(ctx context.Context, id, why string) (imgd.Release, error) {
-	return x.advance(ctx, id, func(_ *state, rel imgd.Release) (entry, error) {
+	return x.advance(id, func(_ *state, rel imgd.Release) (entry, error) {
 		if rel.State == imgd.ReleaseAbandoned {
 			return entry{}, errStands
 		}
@@ -180,8 +217,8 @@ var errStands = errors.New("stands so already")
 
 // advance enters what decide says of a release that is not published yet, and
 // answers the release as it stands then.
-func (x *Index) advance(ctx context.Context, id string, decide func(*state, imgd.Release) (entry, error)) (imgd.Release, error) {
-	now, err := x.write(ctx, func(now *state) (entry, error) {
+func (x *Index) advance(id string, decide func(*state, imgd.Release) (entry, error)) (imgd.Release, error) {
+	now, err := x.write(func(now *state) (entry, error) {
 		rel, ok := now.releases[id]
 		if !ok {
 			return entry{}, fmt.Errorf("release %s: %w", id, imgd.ErrNotFound)
@@ -200,7 +237,7 @@ func (x *Index) advance(ctx context.Context, id string, decide func(*state, imgd
 // SetTold notes that the releases published up to entry seq have been
 // announced. It never goes back.
 func (x *Index) SetTold(ctx context.Context, seq uint64) error {
-	_, err := x.write(ctx, func(now *state) (entry, error) {
+	_, err := x.write(func(now *state) (entry, error) {
 		if now.told >= seq {
 			return entry{}, errStands
 		}
@@ -214,7 +251,7 @@ func (x *Index) SetTold(ctx context.Context, seq uint64) error {
 
 // write makes one decided entry durable and shows it to queries, in this
 // order, and answers the state then.
-func (x *Index) write(ctx context.Context, decide func(now *state) (entry, error)) (*state, error) {
+func (x *Index) write(decide func(now *state) (entry, error)) (*state, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := x.state.Load()
@@ -226,14 +263,14 @@ func (x *Index) write(ctx context.Context, decide func(now *state) (entry, error
 		return now, err
 	}
 	e.Format, e.Seq, e.Prev, e.Writer, e.At = format, now.seq+1, now.hash, x.config.Writer, x.now()
-	next := now.fold(e)
-	if err := x.engine.append(ctx, e, next); err != nil {
+	line := e.line()
+	if err := x.engine.append([][]byte{line}); err != nil {
 		if errors.Is(err, errUnknown) {
-			x.broken = err
-			x.failed <- err
+			x.breakDown(err)
 		}
 		return now, err
 	}
+	next := now.fold(e, hashOf(line))
 	x.state.Store(next)
 	close(x.changed)
 	x.changed = make(chan struct{})

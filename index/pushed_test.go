@@ -3,8 +3,6 @@ package index_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/version"
 )
 
@@ -175,7 +174,7 @@ func TestBuildTakesPushedClaim(t *testing.T) {
 
 func images(t *testing.T, dir string) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(dir, "images.json"))
+	b, err := index.Export(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

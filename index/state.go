@@ -2,6 +2,7 @@ package index
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -80,10 +81,27 @@ func (s *state) clone() *state {
 	return next
 }
 
-// fold is the state after e. It decides nothing: all that e rests on is in e.
-func (s *state) fold(e entry) *state {
+// follow is the state after e, which was read from a log and has this hash. What
+// s has already is passed over.
+func (s *state) follow(e entry, hash string) (*state, error) {
+	switch {
+	case e.Seq < s.seq, e.Seq == s.seq && hash == s.hash:
+		return s, nil
+	case e.Seq == s.seq:
+		return s, &damage{what: fmt.Sprintf("entry %d is not the one that was there before", e.Seq)}
+	case e.Seq > s.seq+1:
+		return s, &damage{what: fmt.Sprintf("entry %d comes after entry %d: what was between them is gone", e.Seq, s.seq)}
+	case e.Prev != s.hash:
+		return s, &damage{what: fmt.Sprintf("entry %d does not follow from entry %d", e.Seq, s.seq)}
+	}
+	return s.fold(e, hash), nil
+}
+
+// fold is the state after e, which has this hash. It decides nothing: all that e
+// rests on is in e.
+func (s *state) fold(e entry, hash string) *state {
 	next := s.clone()
-	next.seq, next.hash = e.Seq, e.hash()
+	next.seq, next.hash = e.Seq, hash
 	switch {
 	case e.Admitted != nil:
 		next.admit(e.Admitted.Release, e.Seq)

@@ -136,7 +136,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, d.builder.Close)
-	d.index, err = index.Open(index.Config{Dir: filepath.Join(d.cfg.Data, "index"), History: d.git, Registry: d.publisher})
+	d.index, err = index.Open(index.Config{Dir: filepath.Join(d.cfg.Data, "index"), History: d.git, Registry: d.publisher, Log: d.log})
 	if err != nil {
 		return closeAll, err
 	}
