@@ -1,35 +1,95 @@
 package index
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/gofrs/flock"
 )
 
-// exportTries is how often Export begins anew when what it reads is replaced
+// readTries is how often a reading begins anew when what it reads is replaced
 // meanwhile, which a daemon does a few times a second at most.
-const exportTries = 20
+const readTries = 20
 
 // Export answers what the index in dir holds, in the form of images.json, and
 // complete: that file may lag behind the journal beside it. It takes no lock and
 // changes nothing; a daemon may go on writing, and the answer is then as of some
 // moment during the call. Damage is refused as Open does.
 func Export(dir string) ([]byte, error) {
-	for range exportTries {
-		before, err := os.Stat(filepath.Join(dir, fileName))
+	s, _, err := readBeside(dir)
+	if err != nil {
+		return nil, fmt.Errorf("export index: %w", err)
+	}
+	return encode(s), nil
+}
+
+// A Finding is what Check has found: how much there is, and how many entries
+// images.json lacks, which the journal has.
+type Finding struct {
+	ID                      string
+	Records, Tags, Releases int
+	Seq, Ahead              uint64
+}
+
+// Check reads the whole index in dir as Export does.
+func Check(dir string) (Finding, error) {
+	s, snapshot, err := readBeside(dir)
+	if err != nil {
+		return Finding{}, fmt.Errorf("check index: %w", err)
+	}
+	return Finding{ID: s.id, Records: len(s.records()), Tags: len(s.tags), Releases: len(s.releases), Seq: s.seq, Ahead: s.seq - snapshot}, nil
+}
+
+// readBeside reads what is in dir, where a daemon may write, and answers the
+// entry that images.json ends with.
+func readBeside(dir string) (s *state, snapshot uint64, err error) {
+	name := filepath.Join(dir, fileName)
+	for range readTries {
+		before, err := os.Stat(name)
 		if err != nil {
-			return nil, fmt.Errorf("export index: %w", err)
+			return nil, 0, err
 		}
-		s, _, err := read(dir)
-		after, statErr := os.Stat(filepath.Join(dir, fileName))
+		s, found, err := read(dir)
+		after, statErr := os.Stat(name)
 		if statErr == nil && !os.SameFile(before, after) {
 			continue
 		}
-		if err = errors.Join(err, statErr); err != nil {
-			return nil, fmt.Errorf("export index: %w", err)
-		}
-		return encode(s), nil
+		return s, found.snapshot, errors.Join(err, statErr)
 	}
-	return nil, fmt.Errorf("export index: %s was replaced each of %d times that it was read", filepath.Join(dir, fileName), exportTries)
+	return nil, 0, fmt.Errorf("%s was replaced each of %d times that it was read", name, readTries)
+}
+
+// FixChecksum writes the last line of images.json in dir anew, for those who
+// have edited it by hand. A process that has the index open keeps it from that,
+// and so does a journal that follows the file as it was.
+func FixChecksum(dir string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("fix checksum: %w", err)
+		}
+	}()
+	f := &fileEngine{dir: dir, lock: flock.New(filepath.Join(dir, lockName))}
+	if err := f.acquire(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.lock.Unlock()) }()
+	if name := f.journaled(); name != "" {
+		return fmt.Errorf("%s has entries that follow images.json as it was: start imgd and stop it, and edit images.json then", name)
+	}
+	b, err := os.ReadFile(f.path(fileName))
+	if err != nil {
+		return err
+	}
+	end := bytes.LastIndex(bytes.TrimRight(b, "\n"), []byte("\n")) + 1
+	if !bytes.HasPrefix(b[end:], []byte(`"crc32c":`)) {
+		return fmt.Errorf("%s does not end with a line of crc32c", f.path(fileName))
+	}
+	b = fmt.Appendf(b[:end], "\"crc32c\":\"%s\"}\n", checksum(b[:end]))
+	if _, err := decode(b); err != nil {
+		return fmt.Errorf("%s: %w", f.path(fileName), err)
+	}
+	return f.replace(b)
 }

@@ -133,7 +133,7 @@ func (f *fileEngine) load(random io.Reader) (*state, error) {
 	if err := os.Remove(f.path(tmpName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	s, size, err := read(f.dir)
+	s, found, err := read(f.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		if s, err = f.begin(random); err != nil {
 			return nil, err
@@ -141,7 +141,7 @@ func (f *fileEngine) load(random io.Reader) (*state, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if f.journal, err = openJournal(f.path(journalName), size); err != nil {
+	if f.journal, err = openJournal(f.path(journalName), found.size); err != nil {
 		return nil, err
 	}
 	_, err = os.Stat(f.path(olderName))
@@ -154,10 +154,8 @@ func (f *fileEngine) begin(random io.Reader) (*state, error) {
 	if _, was := f.signed(); was != "" {
 		return nil, fmt.Errorf("%s is gone, and index %s was here: restore it from a backup, or remove %s to begin an empty one", f.path(fileName), was, f.lock.Path())
 	}
-	for _, name := range []string{olderName, journalName} {
-		if info, err := os.Stat(f.path(name)); err == nil && info.Size() > 0 {
-			return nil, fmt.Errorf("%s is gone, and %s is there: restore the directory from a backup, or move %s away to begin an empty index", f.path(fileName), f.path(name), f.path(name))
-		}
+	if name := f.journaled(); name != "" {
+		return nil, fmt.Errorf("%s is gone, and %s is there: restore the directory from a backup, or move %s away to begin an empty index", f.path(fileName), name, name)
 	}
 	id, err := newID(random)
 	if err != nil {
@@ -167,26 +165,42 @@ func (f *fileEngine) begin(random io.Reader) (*state, error) {
 	return s, f.save(s)
 }
 
+// journaled is the first journal that has something in it, empty if none has.
+func (f *fileEngine) journaled() string {
+	for _, name := range []string{olderName, journalName} {
+		if info, err := os.Stat(f.path(name)); err == nil && info.Size() > 0 {
+			return f.path(name)
+		}
+	}
+	return ""
+}
+
+// What read has found beside the state.
+type found struct {
+	snapshot uint64 // the entry that images.json ends with
+	size     int64  // of the journal's good part, bytes
+}
+
 // read folds what is in dir: images.json, and of the journals what it has not.
-// The answer has the length of the newest journal's good part. It changes
-// nothing, and needs no lock where nobody writes.
-func read(dir string) (s *state, size int64, err error) {
+// It changes nothing, and needs no lock where nobody writes.
+func read(dir string) (s *state, f found, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, fileName))
 	if err != nil {
-		return nil, 0, err
+		return nil, f, err
 	}
 	if s, err = decode(b); err != nil {
-		return nil, 0, fmt.Errorf("%s: %w", filepath.Join(dir, fileName), err)
+		return nil, f, fmt.Errorf("%s: %w", filepath.Join(dir, fileName), err)
 	}
-	fold := func(e entry, hash string) error {
+	f.snapshot = s.seq
+	fold := func(e entry, hash string) (err error) {
 		s, err = s.follow(e, hash)
 		return err
 	}
 	if _, err = readJournal(filepath.Join(dir, olderName), false, fold); err != nil {
-		return nil, 0, err
+		return nil, f, err
 	}
-	size, err = readJournal(filepath.Join(dir, journalName), true, fold)
-	return s, size, err
+	f.size, err = readJournal(filepath.Join(dir, journalName), true, fold)
+	return s, f, err
 }
 
 // append implements engine.
@@ -293,8 +307,10 @@ func (f *fileEngine) release(all bool) error {
 
 // save replaces images.json by s and keeps the one before: a crash before the
 // rename leaves that, one after it the new one.
-func (f *fileEngine) save(s *state) error {
-	if err := f.writeTmp(encode(s)); err != nil {
+func (f *fileEngine) save(s *state) error { return f.replace(encode(s)) }
+
+func (f *fileEngine) replace(b []byte) error {
+	if err := f.writeTmp(b); err != nil {
 		return err
 	}
 	if err := f.keep(); err != nil {

@@ -75,6 +75,16 @@ var errRaced = errors.New("the index has changed meanwhile")
 // it. It refuses a damaged images.json, one of a newer format, and a second
 // opener.
 func Open(config Config) (*Index, error) {
+	x, engine, err := load(config)
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	engine.start(x.hold, x.fail)
+	return x, nil
+}
+
+// load is Open without what goes on in the background.
+func load(config Config) (*Index, *fileEngine, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
@@ -87,12 +97,11 @@ func Open(config Config) (*Index, error) {
 	}
 	engine, state, err := openFile(config.Dir, rand.Reader, config.Log)
 	if err != nil {
-		return nil, fmt.Errorf("open index: %w", err)
+		return nil, nil, err
 	}
 	x := &Index{config: config, engine: engine, changed: make(chan struct{}), failed: make(chan error, 1)}
 	x.state.Store(state)
-	engine.start(x.hold, x.fail)
-	return x, nil
+	return x, engine, nil
 }
 
 // Close ends writing and unlocks the index. Then images.json alone is complete.

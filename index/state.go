@@ -46,7 +46,7 @@ func (t tagState) owner() string { return cmp.Or(t.Claim, t.Holder) }
 type state struct {
 	id       string
 	seq      uint64
-	hash     string // of the last entry
+	hash     string // of the last entry; before the first one the ID, so that no other index's follows
 	told     uint64
 	releases map[string]imgd.Release
 	tags     map[tagKey]tagState
@@ -64,7 +64,7 @@ type imageRoot struct {
 
 func newState(id string) *state {
 	s := &state{
-		id: id, releases: map[string]imgd.Release{}, tags: map[tagKey]tagState{}, newest: map[string]string{},
+		id: id, hash: id, releases: map[string]imgd.Release{}, tags: map[tagKey]tagState{}, newest: map[string]string{},
 		touched: map[string]uint64{}, made: map[imageRoot]bool{},
 	}
 	s.records = sync.OnceValue(s.collect)

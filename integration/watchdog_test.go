@@ -264,8 +264,9 @@ var faults = []fault{
 	{name: "ack, not synced", inject: "fsync:error=EIO", file: requestsFile, orphan: true, why: []string{"IMGD_REQUESTS", "input/output error"}},
 	{name: "state, not synced", inject: "fsync:error=EIO", file: statusFile, why: []string{"IMGD_STATUS", "input/output error"}},
 	{name: "event, not synced", inject: "fsync:error=EIO", file: eventsFile, why: []string{"IMGD_EVENTS", "input/output error"}},
-	{name: "index, not synced", inject: "fsync:error=EIO", file: "index/images.json.tmp", why: []string{"images.json", "input/output error"}},
-	{name: "index, rename not synced", inject: "fsync:error=EIO", file: "index", why: []string{"/index:", "input/output error"}},
+	{name: "index, not synced", inject: "fdatasync:error=EIO", file: "index/journal", why: []string{"journal", "input/output error"}},
+	{name: "images.json, not synced", inject: "fsync:error=EIO", file: "index/images.json.tmp", why: []string{"images.json", "input/output error"}},
+	{name: "images.json, rename not synced", inject: "fsync:error=EIO", file: "index", why: []string{"/index:", "input/output error"}},
 }
 
 // A disk fails imgd, is slow, or has no space: imgd ends where it cannot keep its word, and waits where it can, and what it

@@ -5,8 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
-	"os"
-	"path/filepath"
+	"os/exec"
 	"time"
 )
 
@@ -40,12 +39,22 @@ type Images struct {
 	Releases []json.RawMessage `json:"releases"`
 }
 
-// ReadImages reads images.json of a data directory and checks its checksum.
+// ReadImages reads the index of a data directory, as `imgd index export` prints it: images.json may lag behind the journal.
+// An imgd may be running there, or stand still.
 func ReadImages(data string) (*Images, error) {
-	text, err := os.ReadFile(filepath.Join(data, "index", "images.json"))
+	bin, err := Bin("imgd")
 	if err != nil {
 		return nil, err
 	}
+	text, err := output(exec.Command(bin, "index", "export", "--data", data))
+	if err != nil {
+		return nil, err
+	}
+	return ParseImages([]byte(text))
+}
+
+// ParseImages reads what images.json has, and checks its checksum.
+func ParseImages(text []byte) (*Images, error) {
 	last := bytes.LastIndexByte(bytes.TrimRight(text, "\n"), '\n') + 1
 	var sum struct {
 		CRC string `json:"crc32c"`

@@ -70,11 +70,7 @@ func TestParsePublished(t *testing.T) {
 	}
 }
 
-func TestReadImages(t *testing.T) {
-	data := t.TempDir()
-	if err := os.Mkdir(filepath.Join(data, "index"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+func TestParseImages(t *testing.T) {
 	body := `{"schema":1,"id":"7f","seq":2,"hash":"","told":1,"records":[
 {"image":"demo/hello","tag":"v1.0.0"}
 ],"tags":[],"releases":[],
@@ -91,10 +87,7 @@ func TestReadImages(t *testing.T) {
 		{"empty", "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if err := os.WriteFile(filepath.Join(data, "index", "images.json"), []byte(test.text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			images, err := kit.ReadImages(data)
+			images, err := kit.ParseImages([]byte(test.text))
 			if (err == nil) != test.ok {
 				t.Fatalf("error is %v", err)
 			}
