@@ -1,107 +1,249 @@
 package index
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
-	"maps"
+	"io"
 	"slices"
+	"strings"
+	"unsafe"
 
 	"github.com/imgd/imgd"
 )
 
-// A document is images.json but for its last line, the checksum.
-type document struct {
-	Schema   int             `json:"schema"`
-	ID       string          `json:"id"`
-	Seq      uint64          `json:"seq"`
-	Hash     string          `json:"hash"`
-	Told     uint64          `json:"told"`
-	Records  []imgd.Record   `json:"records"`
-	Tags     []tagState      `json:"tags"`
-	Releases []imgd.Release  `json:"releases"`
-	CRC      json.RawMessage `json:"crc32c"`
-}
+// images.json has its head on the first line, and then one element a line:
+//
+//	{"schema":1,…,"records":[
+//	{…},
+//	{…}],"tags":[
+//	{…}],"releases":[
+//	{…}],
+//	"crc32c":"9a3f01bc"}
+const (
+	beginRecords  = `"records":[`
+	beginTags     = `],"tags":[`
+	beginReleases = `],"releases":[`
+	endReleases   = `],`
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// encode is images.json as docs/formats.md describes it: one element a line,
-// sorted, and the checksum of every byte before its line on the last.
-func encode(s *state) []byte {
+// A documentWriter writes images.json and its checksum.
+type documentWriter struct {
+	to  *bufio.Writer
+	sum hash.Hash32
+}
+
+// writeTo writes images.json as docs/formats.md describes it.
+func (z frozen) writeTo(w io.Writer) error {
+	sum := crc32.New(castagnoli)
+	d := documentWriter{to: bufio.NewWriterSize(io.MultiWriter(w, sum), 1<<16), sum: sum}
+	fmt.Fprintf(d.to, `{"schema":%d,"id":%q,"seq":%d,"hash":%q,"told":%d,%s`, format, z.id, z.seq, z.hash, z.told, beginRecords)
+	next := d.list()
+	z.tags.Scan(func(t *tag) bool {
+		for _, line := range t.lines(z.releases) {
+			next(line.JSON)
+		}
+		return true
+	})
+	d.to.WriteString(beginTags)
+	next = d.list()
+	z.tags.Scan(func(t *tag) bool { next(t.state.json()); return true })
+	d.to.WriteString(beginReleases)
+	next = d.list()
+	z.releases.Scan(func(r *release) bool { next(r.text.json()); return true })
+	d.to.WriteString(endReleases + "\n")
+	if err := d.to.Flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, lastLine(d.sum.Sum32()))
+	return err
+}
+
+// list answers what writes the elements of one list. Errors stay with the
+// writer until it is flushed.
+func (d documentWriter) list() (next func(element string)) {
+	separator := "\n"
+	return func(element string) {
+		d.to.WriteString(separator)
+		d.to.WriteString(element)
+		separator = ",\n"
+	}
+}
+
+// bytes is images.json.
+func (z frozen) bytes() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `{"schema":%d,"id":%q,"seq":%d,"hash":%q,"told":%d,`, format, s.id, s.seq, s.hash, s.told)
-	list(&b, "records", s.records())
-	list(&b, "tags", slices.SortedFunc(maps.Values(s.tags), func(x, y tagState) int {
-		return cmp.Or(cmp.Compare(x.Image, y.Image), cmp.Compare(x.Tag, y.Tag))
-	}))
-	list(&b, "releases", slices.SortedFunc(maps.Values(s.releases), func(x, y imgd.Release) int {
-		return cmp.Or(cmp.Compare(x.Request.ID, y.Request.ID), cmp.Compare(number(x.ID), number(y.ID)))
-	}))
-	b.WriteByte('\n')
-	fmt.Fprintf(&b, "\"crc32c\":\"%08x\"}\n", crc32.Checksum(b.Bytes(), castagnoli))
+	if err := z.writeTo(&b); err != nil {
+		panic("unreachable: a buffer takes everything: " + err.Error())
+	}
 	return b.Bytes()
 }
 
-// list writes one member whose elements stand on lines of their own.
-func list[T any](b *bytes.Buffer, name string, elements []T) {
-	fmt.Fprintf(b, "%q:[", name)
-	for i, e := range elements {
-		if i > 0 {
-			b.WriteByte(',')
+// rest lets go of what the lines say as well. Open releases are looked at more
+// often than they are written.
+func (z frozen) rest() {
+	z.tags.Scan(func(t *tag) bool { t.state.rest(); return true })
+	z.releases.Scan(func(r *release) bool {
+		if r.state != imgd.ReleaseAdmitted {
+			r.text.rest()
 		}
-		b.WriteByte('\n')
-		line, err := json.Marshal(e)
-		if err != nil {
-			panic("unreachable: index elements always marshal: " + err.Error())
-		}
-		b.Write(line)
-	}
-	b.WriteString("],")
+		return true
+	})
 }
 
 // decode reads images.json and refuses what is not exactly as it was written.
+// The state keeps b.
 func decode(b []byte) (*state, error) {
-	var head struct {
-		Schema int `json:"schema"`
+	head, rest, _ := strings.Cut(unsafe.String(unsafe.SliceData(b), len(b)), beginRecords) // b is nobody else's, and not changed
+	var h struct {
+		Schema int    `json:"schema"`
+		ID     string `json:"id"`
+		Seq    uint64 `json:"seq"`
+		Hash   string `json:"hash"`
+		Told   uint64 `json:"told"`
 	}
-	if err := json.Unmarshal(b, &head); err == nil && head.Schema > format {
-		return nil, fmt.Errorf("written in format %d; this imgd reads up to %d: use a newer imgd", head.Schema, format)
+	headErr := json.Unmarshal([]byte(head+`"end":1}`), &h)
+	if headErr == nil && h.Schema > format {
+		return nil, fmt.Errorf("written in format %d; this imgd reads up to %d: use a newer imgd", h.Schema, format)
 	}
 	if err := checkSum(b); err != nil {
 		return nil, err
 	}
-	var doc document
-	decoder := json.NewDecoder(bytes.NewReader(b))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&doc); err != nil {
-		return nil, err
+	if headErr != nil {
+		return nil, fmt.Errorf("line 1: %w", headErr)
 	}
-	s := newState(doc.ID)
-	s.seq, s.hash, s.told = doc.Seq, doc.Hash, doc.Told
-	for _, rel := range doc.Releases {
-		s.add(rel)
+	s := newState(h.ID)
+	s.seq, s.hash, s.told = h.Seq, h.Hash, h.Told
+	d := documentReader{rest: rest, line: 1}
+	return s, d.read(s)
+}
+
+// A documentReader goes through the lines of images.json.
+type documentReader struct {
+	rest string
+	line int // the one before rest, 1-based
+}
+
+func (d *documentReader) read(s *state) error {
+	var records []Line
+	var of []tagKey
+	err := d.list(beginTags, func(line string) error {
+		var r struct {
+			Image, Tag string
+			Line
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			return err
+		}
+		r.JSON = line
+		records, of = append(records, r.Line), append(of, tagKey{r.Image, r.Tag})
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	for _, tag := range doc.Tags {
-		s.tags[tagKey{tag.Image, tag.Tag}] = tag
+	err = d.list(beginReleases, func(line string) error {
+		var now tagState
+		if err := json.Unmarshal([]byte(line), &now); err != nil {
+			return err
+		}
+		t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, state: lined[tagState](line)}
+		n := 0
+		for n < len(of) && of[n] == (tagKey{t.image, t.name}) {
+			n++
+		}
+		lines := slices.Clone(records[:n])
+		t.records.Store(&lines)
+		records, of = records[n:], of[n:]
+		s.addTag(t)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if !bytes.Equal(encode(s), b) {
-		return nil, errors.New("records, tags and releases contradict each other; restore the file from a backup")
+	if len(of) > 0 {
+		return fmt.Errorf("there is no tag %s:%s for its record; restore the file from a backup", of[0].image, of[0].tag)
 	}
-	return s, nil
+	err = d.list(endReleases, func(line string) error {
+		var rel imgd.Release
+		if err := json.Unmarshal([]byte(line), &rel); err != nil {
+			return err
+		}
+		r := newRelease(rel)
+		r.text.line.Store(&line)
+		if r.state != imgd.ReleaseAdmitted {
+			r.text.rest()
+		}
+		s.addRelease(r)
+		return nil
+	})
+	slices.SortFunc(s.untold, func(a, b *release) int { return cmp.Compare(a.seq, b.seq) })
+	return err
+}
+
+// list hands the elements of a list to each, and goes on after its end. Only a
+// release has lists in it, and so may have in it what ends one.
+func (d *documentReader) list(end string, each func(element string) error) error {
+	if rest, empty := strings.CutPrefix(d.rest, end); empty {
+		d.rest = rest
+		return nil
+	}
+	d.rest = strings.TrimPrefix(d.rest, "\n")
+	for {
+		d.line++
+		line, rest, ok := strings.Cut(d.rest, "\n")
+		element, _, last := strings.Cut(line, end)
+		if end == endReleases {
+			element, last = strings.CutSuffix(line, end)
+		}
+		if !last {
+			element, ok = strings.CutSuffix(line, ",")
+		}
+		if !ok {
+			return fmt.Errorf("line %d does not end as it should; restore the file from a backup", d.line)
+		}
+		if err := each(element); err != nil {
+			return fmt.Errorf("line %d: %w; restore the file from a backup", d.line, err)
+		}
+		if last {
+			d.rest = d.rest[len(element)+len(end):]
+			return nil
+		}
+		d.rest = rest
+	}
 }
 
 // checkSum checks the crc32c on the last line over every byte before it.
 func checkSum(b []byte) error {
 	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
-	var last string
-	if _, err := fmt.Sscanf(string(b[end:]), "\"crc32c\":%q}\n", &last); err != nil {
-		return errors.New("the last line is not a crc32c: the file is cut short or was edited; restore it from a backup")
+	want := lastLine(crc32.Checksum(b[:end], castagnoli))
+	switch {
+	case string(b[end:]) == want:
+		return nil
+	case len(b)-end == len(want) && bytes.HasPrefix(b[end:], []byte(want[:len(`"crc32c":`)])):
+		return fmt.Errorf("crc32c is %.*s where the file says %.*s: it is damaged or was edited; restore it from a backup", 8, want[10:], 8, b[end+10:])
 	}
-	if sum := fmt.Sprintf("%08x", crc32.Checksum(b[:end], castagnoli)); sum != last {
-		return fmt.Errorf("crc32c is %s where the file says %s: it is damaged or was edited; restore it from a backup", sum, last)
+	return errors.New("the last line is not a crc32c: the file is cut short or was edited; restore it from a backup")
+}
+
+func lastLine(sum uint32) string { return fmt.Sprintf("\"crc32c\":\"%08x\"}\n", sum) }
+
+// consistent reports what in the state contradicts itself: all of images.json
+// follows from its tags and releases.
+func (s *state) consistent() error {
+	again := newState(s.id)
+	again.seq, again.hash, again.told = s.seq, s.hash, s.told
+	s.releases.Scan(func(r *release) bool { again.setRelease(r.text.get()); return true })
+	s.sorted.Scan(func(t *tag) bool { again.setTag(t.state.get()); return true })
+	if !bytes.Equal(again.freeze().bytes(), s.freeze().bytes()) {
+		return errors.New("records, tags and releases contradict each other; restore the file from a backup")
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -23,7 +25,7 @@ func Export(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("export index: %w", err)
 	}
-	return encode(s), nil
+	return s.freeze().bytes(), nil
 }
 
 // A Finding is what Check has found: how much there is, and how many entries
@@ -40,7 +42,12 @@ func Check(dir string) (Finding, error) {
 	if err != nil {
 		return Finding{}, fmt.Errorf("check index: %w", err)
 	}
-	return Finding{ID: s.id, Records: len(s.records()), Tags: len(s.tags), Releases: len(s.releases), Seq: s.seq, Ahead: s.seq - snapshot}, nil
+	if err := s.consistent(); err != nil {
+		return Finding{}, fmt.Errorf("check index: %s: %w", filepath.Join(dir, fileName), err)
+	}
+	found := Finding{ID: s.id, Tags: s.sorted.Len(), Releases: s.releases.Len(), Seq: s.seq, Ahead: s.seq - snapshot}
+	s.sorted.Scan(func(t *tag) bool { found.Records += len(t.lines(s.releases)); return true })
+	return found, nil
 }
 
 // readBeside reads what is in dir, where a daemon may write, and answers the
@@ -87,9 +94,13 @@ func FixChecksum(dir string) (err error) {
 	if !bytes.HasPrefix(b[end:], []byte(`"crc32c":`)) {
 		return fmt.Errorf("%s does not end with a line of crc32c", f.path(fileName))
 	}
-	b = fmt.Appendf(b[:end], "\"crc32c\":\"%s\"}\n", checksum(b[:end]))
-	if _, err := decode(b); err != nil {
+	b = append(b[:end], lastLine(crc32.Checksum(b[:end], castagnoli))...)
+	s, err := decode(b)
+	if err == nil {
+		err = s.consistent()
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", f.path(fileName), err)
 	}
-	return f.replace(b)
+	return f.replace(func(w io.Writer) error { _, err := w.Write(b); return err })
 }

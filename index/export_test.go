@@ -11,22 +11,22 @@ func OpenStill(config Config) (*Index, error) {
 
 // Kill leaves the directory as a killed process does.
 func (x *Index) Kill() error {
-	f := x.engine.(*fileEngine)
+	f := x.log.engine.(*fileEngine)
 	return errors.Join(f.journal.file.Close(), f.lock.Unlock())
 }
 
 // Snapshot writes images.json now.
 func (x *Index) Snapshot() error {
-	f := x.engine.(*fileEngine)
-	f.hold = x.hold
+	f := x.log.engine.(*fileEngine)
+	f.hold = x.log.hold
 	return f.write()
 }
 
 // Rotate begins a new journal, however short this one is, as a snapshot does
 // before it is written.
 func (x *Index) Rotate() error {
-	return x.hold(func(*state) error {
-		f := x.engine.(*fileEngine)
+	return x.log.hold(func(frozen) error {
+		f := x.log.engine.(*fileEngine)
 		f.journal.size += rotateSize
 		err := f.rotate()
 		return err

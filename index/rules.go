@@ -14,17 +14,25 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
+// A view is what a decision about a release needs to know of one state.
+type view struct {
+	newest   imgd.Release            // of its request, zero if there is none
+	tags     map[string]tagState     // of its image, those it wants
+	releases map[string]imgd.Release // which claim or hold those
+	made     func(root digest.Digest) bool
+	touched  uint64 // last entry about its image
+}
+
 // decide is admission: one decision, by rules 1 to 6 of the design, over one
-// state and the facts that ask brings. It answers either the release to enter,
+// view and the facts that ask brings. It answers either the release to enter,
 // its claims and reasons filled in, or (enter false) an earlier release of the
 // same request that is the answer instead.
-func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
+func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
 	// Rule 1: what another run of this request made meanwhile is the answer.
-	newest, ok := s.releases[s.newest[rel.Request.ID]]
-	if ok && newest.ID != known && newest.State != imgd.ReleaseAbandoned {
-		return newest, false, nil
+	if v.newest.ID != "" && v.newest.ID != known && v.newest.State != imgd.ReleaseAbandoned {
+		return v.newest, false, nil
 	}
-	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(newest.ID)+1)
+	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(v.newest.ID)+1)
 	rel.State = imgd.ReleaseAdmitted
 	rel.Tags = slices.Clone(rel.Tags)
 	rel.Lapsed = nil
@@ -34,7 +42,7 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 			if (rel.Tags[i].Kind == version.KindVersion) != immutable {
 				continue
 			}
-			c := claim{state: s, tag: s.tags[tagKey{rel.Image, rel.Tags[i].Name}], rel: &rel, want: rel.Tags[i], ask: ask}
+			c := claim{view: v, tag: v.tags[rel.Tags[i].Name], rel: &rel, want: rel.Tags[i], ask: ask}
 			decide := c.reason
 			if rel.Pushed {
 				decide = c.pushed
@@ -48,10 +56,10 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 	}
 	taken := rel.Taken()
 	if len(taken) == 0 {
-		return rel, false, nothing(s, rel)
+		return rel, false, nothing(v, rel)
 	}
 	for _, t := range taken {
-		if other := s.tags[tagKey{rel.Image, t.Name}].Claim; other != "" && !slices.Contains(rel.Lapsed, other) {
+		if other := v.tags[t.Name].Claim; other != "" && !slices.Contains(rel.Lapsed, other) {
 			rel.Lapsed = append(rel.Lapsed, other)
 		}
 	}
@@ -59,9 +67,9 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 }
 
 // nothing is rule 6: why a release that takes no tag ends as it does.
-func nothing(s *state, rel imgd.Release) error {
+func nothing(v view, rel imgd.Release) error {
 	for _, t := range rel.Tags {
-		owner, ok := s.releases[s.tags[tagKey{rel.Image, t.Name}].owner()]
+		owner, ok := v.releases[v.tags[t.Name].owner()]
 		if !ok || owner.Root.Digest != rel.Root.Digest {
 			return fmt.Errorf("%s: %w", rel.Reasons(), imgd.ErrSuperseded)
 		}
@@ -72,11 +80,11 @@ func nothing(s *state, rel imgd.Release) error {
 // A claim is one tag that a release wants, in front of what the index knows of
 // that tag.
 type claim struct {
-	state *state
-	tag   tagState // zero if the index has never heard of it
-	rel   *imgd.Release
-	want  imgd.ReleaseTag
-	ask   *asker
+	view view
+	tag  tagState // zero if the index has never heard of it
+	rel  *imgd.Release
+	want imgd.ReleaseTag
+	ask  *asker
 }
 
 // reason says why the tag is not taken, "" if it is. An error ends the whole
@@ -111,7 +119,7 @@ func (c claim) otherKind() (string, error) {
 func (c claim) owners() []imgd.Release {
 	var owners []imgd.Release
 	for _, id := range []string{c.tag.Claim, c.tag.Holder} {
-		if rel, ok := c.state.releases[id]; ok {
+		if rel, ok := c.view.releases[id]; ok {
 			owners = append(owners, rel)
 		}
 	}
@@ -197,7 +205,7 @@ func (c claim) takeUnheld(ctx context.Context) error {
 	}
 	for _, repository := range c.rel.Repositories {
 		there, err := c.ask.tagged(ctx, repository, c.want.Name)
-		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.state.made[imageRoot{c.rel.Image, there}] {
+		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.view.made(there) {
 			continue
 		}
 		if errors.Is(err, imgd.ErrInvalid) {
@@ -240,7 +248,7 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 // where a branch was reset and put back before the reset was published.)
 func (c claim) takeMoving(ctx context.Context) (string, error) {
 	newest := c.tag.Mark
-	if claimed, ok := c.state.releases[c.tag.Claim]; ok {
+	if claimed, ok := c.view.releases[c.tag.Claim]; ok {
 		newest = markOf(claimed)
 	}
 	if c.want.Kind == version.KindBranch {
@@ -294,7 +302,7 @@ func (c claim) again(ctx context.Context, later bool) (bool, error) {
 	if !later {
 		return false, nil
 	}
-	owner, held := c.state.releases[c.tag.owner()]
+	owner, held := c.view.releases[c.tag.owner()]
 	if c.rel.Request.Rebuild || !held {
 		return true, nil
 	}
@@ -310,16 +318,16 @@ func markOf(rel imgd.Release) mark {
 func publication(s *state, rel imgd.Release) []publishedTag {
 	var tags []publishedTag
 	for _, t := range rel.Taken() {
-		tag := s.tags[tagKey{rel.Image, t.Name}]
+		tag := s.tag(tagKey{rel.Image, t.Name})
 		if tag.Claim != rel.ID {
 			continue
 		}
 		p := publishedTag{Tag: t.Name, Generation: tag.Generation, Mark: tag.Mark}
-		holder, held := s.releases[tag.Holder]
-		if held {
-			p.Previous = holder.Root.Digest
+		holder := s.release(tag.Holder)
+		if holder != nil {
+			p.Previous = holder.root
 		}
-		if !held || holder.Root.Digest != rel.Root.Digest {
+		if holder == nil || holder.root != rel.Root.Digest {
 			p.Generation++
 		}
 		if stamp := markOf(rel); !t.Kind.Immutable() && !(rel.Pushed && tag.Mark.AskedAt.After(stamp.AskedAt)) {
