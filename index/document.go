@@ -14,6 +14,10 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/opencontainers/go-digest"
+	"github.com/tidwall/gjson"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/imgd/imgd"
 )
 
@@ -48,13 +52,13 @@ func (z frozen) writeTo(w io.Writer) error {
 	next := d.list()
 	z.tags.Scan(func(t *tag) bool {
 		for _, line := range t.lines(z.releases) {
-			next(line.JSON)
+			next(line)
 		}
 		return true
 	})
 	d.to.WriteString(beginTags)
 	next = d.list()
-	z.tags.Scan(func(t *tag) bool { next(t.state.json()); return true })
+	z.tags.Scan(func(t *tag) bool { next(t.text.json()); return true })
 	d.to.WriteString(beginReleases)
 	next = d.list()
 	z.releases.Scan(func(r *release) bool { next(r.text.json()); return true })
@@ -89,9 +93,9 @@ func (z frozen) bytes() []byte {
 // rest lets go of what the lines say as well. Open releases are looked at more
 // often than they are written.
 func (z frozen) rest() {
-	z.tags.Scan(func(t *tag) bool { t.state.rest(); return true })
+	z.tags.Scan(func(t *tag) bool { t.text.rest(); return true })
 	z.releases.Scan(func(r *release) bool {
-		if r.state != imgd.ReleaseAdmitted {
+		if !r.open {
 			r.text.rest()
 		}
 		return true
@@ -121,103 +125,169 @@ func decode(b []byte) (*state, error) {
 	}
 	s := newState(h.ID)
 	s.seq, s.hash, s.told = h.Seq, h.Hash, h.Told
-	d := documentReader{rest: rest, line: 1}
-	return s, d.read(s)
+	return s, s.read(rest)
 }
 
-// A documentReader goes through the lines of images.json.
-type documentReader struct {
-	rest string
-	line int // the one before rest, 1-based
+// A section is one list of images.json, from behind its [ to before its end.
+type section struct {
+	text string
+	line int // that text begins on, 1-based
 }
 
-func (d *documentReader) read(s *state) error {
-	var records []Line
-	var of []tagKey
-	err := d.list(beginTags, func(line string) error {
-		var r struct {
-			Image, Tag string
-			Line
+// sections are the lists of records, tags and releases. Only a release has lists
+// in it, and so may have in it what ends one.
+func sections(rest string) (records, tags, releases section, err error) {
+	line := 1
+	next := func(end int, mark string) section {
+		s := section{rest[:max(end, 0)], line}
+		line += strings.Count(s.text, "\n")
+		rest = rest[min(len(s.text)+len(mark), len(rest)):]
+		return s
+	}
+	records = next(strings.Index(rest, beginTags), beginTags)
+	tags = next(strings.Index(rest, beginReleases), beginReleases)
+	end := strings.LastIndex(rest, endReleases+"\n")
+	if end < 0 {
+		return records, tags, releases, errors.New("it lacks a list; restore the file from a backup")
+	}
+	return records, tags, next(end, endReleases), nil
+}
+
+// each hands the elements of the list, which stand a line each, to do.
+func (s section) each(do func(element string) error) error {
+	at := s.line
+	for rest := strings.TrimPrefix(s.text, "\n"); rest != ""; {
+		at++
+		line, after, more := strings.Cut(rest, "\n")
+		element, ok := strings.CutSuffix(line, ",")
+		if ok != more {
+			return fmt.Errorf("line %d does not end as it should; restore the file from a backup", at)
 		}
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			return err
+		if err := do(element); err != nil {
+			return fmt.Errorf("line %d: %w; restore the file from a backup", at, err)
 		}
-		r.JSON = line
-		records, of = append(records, r.Line), append(of, tagKey{r.Image, r.Tag})
-		return nil
-	})
+		rest = after
+	}
+	return nil
+}
+
+// len is how many elements there are at most.
+func (s section) len() int { return strings.Count(s.text, "\n") }
+
+// read fills s, of which the tags and the releases are not the same memory.
+func (s *state) read(rest string) error {
+	records, tags, releases, err := sections(rest)
 	if err != nil {
 		return err
 	}
-	err = d.list(beginReleases, func(line string) error {
-		var now tagState
-		if err := json.Unmarshal([]byte(line), &now); err != nil {
-			return err
-		}
-		t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, state: lined[tagState](line)}
-		n := 0
-		for n < len(of) && of[n] == (tagKey{t.image, t.name}) {
-			n++
-		}
-		lines := slices.Clone(records[:n])
-		t.records.Store(&lines)
-		records, of = records[n:], of[n:]
-		s.addTag(t)
+	var reading errgroup.Group
+	reading.Go(func() error { return s.readTags(records, tags) })
+	reading.Go(func() error { return s.readReleases(releases) })
+	return reading.Wait()
+}
+
+func (s *state) readTags(records, tags section) error {
+	s.tags = make(map[tagKey]*tag, tags.len())
+	if err := tags.each(func(line string) error {
+		t := readTag(line)
+		s.tags[tagKey{t.image, t.name}] = t
+		s.sorted.Load(t)
 		return nil
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
-	if len(of) > 0 {
-		return fmt.Errorf("there is no tag %s:%s for its record; restore the file from a backup", of[0].image, of[0].tag)
+	var last *tag // whose records are being read
+	var lines []string
+	end := func() {
+		if last != nil {
+			own := slices.Clone(lines)
+			last.records.Store(&own)
+		}
+		lines = lines[:0]
 	}
-	err = d.list(endReleases, func(line string) error {
-		var rel imgd.Release
-		if err := json.Unmarshal([]byte(line), &rel); err != nil {
-			return err
+	err := records.each(func(line string) error {
+		key := readKey(line)
+		if last == nil || last.image != key.image || last.name != key.tag {
+			end()
+			if last = s.tags[key]; last == nil {
+				return fmt.Errorf("there is no tag %s:%s for this record", key.image, key.tag)
+			}
 		}
-		r := newRelease(rel)
-		r.text.line.Store(&line)
-		if r.state != imgd.ReleaseAdmitted {
-			r.text.rest()
-		}
-		s.addRelease(r)
+		lines = append(lines, line)
+		return nil
+	})
+	end()
+	return err
+}
+
+func (s *state) readReleases(releases section) error {
+	s.roots = make(map[digest.Digest]*link, releases.len())
+	err := releases.each(func(line string) error {
+		r := readRelease(line)
+		s.releases.Load(r)
+		s.link(r)
+		s.list(r)
 		return nil
 	})
 	slices.SortFunc(s.untold, func(a, b *release) int { return cmp.Compare(a.seq, b.seq) })
 	return err
 }
 
-// list hands the elements of a list to each, and goes on after its end. Only a
-// release has lists in it, and so may have in it what ends one.
-func (d *documentReader) list(end string, each func(element string) error) error {
-	if rest, empty := strings.CutPrefix(d.rest, end); empty {
-		d.rest = rest
-		return nil
-	}
-	d.rest = strings.TrimPrefix(d.rest, "\n")
-	for {
-		d.line++
-		line, rest, ok := strings.Cut(d.rest, "\n")
-		element, _, last := strings.Cut(line, end)
-		if end == endReleases {
-			element, last = strings.CutSuffix(line, end)
+// readKey reads whose record the line is; the strings are parts of the line, as
+// those of readTag and readRelease are.
+func readKey(line string) (key tagKey) {
+	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
+		switch name.Str {
+		case "image":
+			key.image = value.Str
+		case "tag":
+			key.tag = value.Str
 		}
-		if !last {
-			element, ok = strings.CutSuffix(line, ",")
+		return key.tag == ""
+	})
+	return key
+}
+
+func readTag(line string) *tag {
+	t := new(tag)
+	t.text.line.Store(&line)
+	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
+		switch name.Str {
+		case "image":
+			t.image = value.Str
+		case "tag":
+			t.name = value.Str
+		case "holder":
+			t.holder = value.Str
+		case "claim":
+			t.claim = value.Str
 		}
-		if !ok {
-			return fmt.Errorf("line %d does not end as it should; restore the file from a backup", d.line)
+		return true
+	})
+	return t
+}
+
+func readRelease(line string) *release {
+	r := new(release)
+	r.text.line.Store(&line)
+	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
+		switch name.Str {
+		case "id":
+			r.id = value.Str
+		case "image":
+			r.image = value.Str
+		case "state":
+			r.stand(imgd.ReleaseState(value.Str))
+		case "root":
+			r.root = digest.Digest(value.Get("digest").Str)
+		case "pushed":
+			r.pushed = value.Bool()
+		case "seq":
+			r.seq = value.Uint()
 		}
-		if err := each(element); err != nil {
-			return fmt.Errorf("line %d: %w; restore the file from a backup", d.line, err)
-		}
-		if last {
-			d.rest = d.rest[len(element)+len(end):]
-			return nil
-		}
-		d.rest = rest
-	}
+		return true
+	})
+	return r
 }
 
 // checkSum checks the crc32c on the last line over every byte before it.
@@ -241,7 +311,7 @@ func (s *state) consistent() error {
 	again := newState(s.id)
 	again.seq, again.hash, again.told = s.seq, s.hash, s.told
 	s.releases.Scan(func(r *release) bool { again.setRelease(r.text.get()); return true })
-	s.sorted.Scan(func(t *tag) bool { again.setTag(t.state.get()); return true })
+	s.sorted.Scan(func(t *tag) bool { again.setTag(t.text.get()); return true })
 	if !bytes.Equal(again.freeze().bytes(), s.freeze().bytes()) {
 		return errors.New("records, tags and releases contradict each other; restore the file from a backup")
 	}

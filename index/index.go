@@ -327,7 +327,7 @@ func (x *Index) Published(after uint64) []imgd.Release {
 	if after < x.state.told {
 		published = nil
 		x.state.releases.Scan(func(r *release) bool {
-			if r.state == imgd.ReleasePublished {
+			if r.published {
 				published = append(published, r)
 			}
 			return true
@@ -367,7 +367,7 @@ func (x *Index) Repositories(image string) []string {
 	all := x.freeze().releases
 	var newest imgd.Release
 	all.Scan(func(r *release) bool {
-		if r.image != image || r.state == imgd.ReleaseAbandoned {
+		if r.image != image || !r.open && !r.published {
 			return true
 		}
 		rel := r.text.get()
@@ -385,8 +385,7 @@ func (x *Index) Repositories(image string) []string {
 func (x *Index) Made(image string, root digest.Digest) bool {
 	x.view.RLock()
 	defer x.view.RUnlock()
-	_, made := x.state.made[imageRoot{image, root}]
-	return made
+	return x.state.made(image, root)
 }
 
 // Records are all records, sorted bytewise by image, tag and platform, and the
@@ -396,16 +395,16 @@ func (x *Index) Records() ([]imgd.Record, uint64) {
 	records := []imgd.Record{}
 	z.tags.Scan(func(t *tag) bool {
 		for _, line := range t.lines(z.releases) {
-			records = append(records, lined[imgd.Record](line.JSON).get())
+			records = append(records, unmarshal[imgd.Record](line))
 		}
 		return true
 	})
 	return records, z.seq
 }
 
-// Tag are the records of a tag, by platform. The slice is shared: do not change
-// it.
-func (x *Index) Tag(image, name string) []Line {
+// Tag are the records of a tag, by platform, each in its JSON. The slice is
+// shared: do not change it.
+func (x *Index) Tag(image, name string) []string {
 	x.view.RLock()
 	defer x.view.RUnlock()
 	t := x.state.tags[tagKey{image, name}]

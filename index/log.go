@@ -32,8 +32,8 @@ type log struct {
 	busy    map[string]*batch // about what -> the batch that has an entry about it
 	running bool              // batches are being made durable, in runs
 	runs    sync.WaitGroup
-	changed chan struct{}     // closed and replaced when state changes
-	broken  error             // nothing more is decided
+	changed chan struct{} // closed and replaced when state changes
+	broken  error         // nothing more is decided
 	closed  bool
 }
 

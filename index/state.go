@@ -48,15 +48,8 @@ func (t tagState) owner() string { return cmp.Or(t.Claim, t.Holder) }
 type tag struct {
 	image, name   string
 	holder, claim string
-	state         *stored[tagState]
-	records       atomic.Pointer[[]Line]
-}
-
-// A Line is a record as images.json has it.
-type Line struct {
-	Platform string
-	Digest   digest.Digest // of the platform's manifest
-	JSON     string
+	text          stored[tagState]
+	records       atomic.Pointer[[]string] // lines of images.json, by platform
 }
 
 // A release is one as the last entry about it left it. It does not change
@@ -64,14 +57,22 @@ type Line struct {
 type release struct {
 	id, image string
 	root      digest.Digest
-	state     imgd.ReleaseState
 	seq       uint64 // that published it
+	open      bool
+	published bool
 	pushed    bool
-	text      *stored[imgd.Release]
+	text      stored[imgd.Release]
 }
 
 func newRelease(rel imgd.Release) *release {
-	return &release{id: rel.ID, image: rel.Image, root: rel.Root.Digest, state: rel.State, seq: rel.Seq, pushed: rel.Pushed, text: valued(rel)}
+	r := &release{id: rel.ID, image: rel.Image, root: rel.Root.Digest, seq: rel.Seq, pushed: rel.Pushed}
+	r.stand(rel.State)
+	r.text.value.Store(&rel)
+	return r
+}
+
+func (r *release) stand(state imgd.ReleaseState) {
+	r.open, r.published = state == imgd.ReleaseAdmitted, state == imgd.ReleasePublished
 }
 
 // before orders releases by request and number.
@@ -106,18 +107,18 @@ type state struct {
 	open     map[string]*release
 	untold   []*release        // published after told, by seq
 	touched  map[string]uint64 // image -> last entry about it since the index was opened
-	made     map[imageRoot]struct{}
+	roots    map[digest.Digest]*link
 }
 
-// An imageRoot is a root that imgd, not another CI, has made for the image.
-type imageRoot struct {
-	image string
-	root  digest.Digest
+// A link is one of the releases that have a root.
+type link struct {
+	release *release
+	next    *link
 }
 
 func newState(id string) *state {
 	return &state{
-		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, touched: map[string]uint64{}, made: map[imageRoot]struct{}{},
+		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, touched: map[string]uint64{}, roots: map[digest.Digest]*link{},
 		sorted:   btree.NewBTreeGOptions((*tag).before, btree.Options{NoLocks: true}),
 		releases: btree.NewBTreeGOptions((*release).before, btree.Options{NoLocks: true}),
 	}
@@ -192,13 +193,14 @@ func (s *state) newest(request string) (newest *release) {
 // tag is what is known of the tag, zero if it was never heard of.
 func (s *state) tag(key tagKey) tagState {
 	if t := s.tags[key]; t != nil {
-		return t.state.get()
+		return t.text.get()
 	}
 	return tagState{}
 }
 
 func (s *state) setTag(now tagState) {
-	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, state: valued(now)}
+	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim}
+	t.text.value.Store(&now)
 	if was := s.tags[tagKey{now.Image, now.Tag}]; was != nil && was.holder == now.Holder {
 		t.records.Store(was.records.Load())
 	}
@@ -215,18 +217,44 @@ func (s *state) addTag(t *tag) {
 func (s *state) setRelease(rel imgd.Release) { s.addRelease(newRelease(rel)) }
 
 func (s *state) addRelease(r *release) {
-	s.releases.Set(r)
-	if !r.pushed { // else it would be imgd's to remove, and to write over
-		s.made[imageRoot{r.image, r.root}] = struct{}{}
-	}
-	if r.state == imgd.ReleaseAdmitted {
-		s.open[r.id] = r
+	if _, known := s.releases.Set(r); known {
+		s.relink(r)
 	} else {
-		delete(s.open, r.id)
+		s.link(r)
 	}
-	if r.state == imgd.ReleasePublished && r.seq > s.told {
+	delete(s.open, r.id)
+	s.list(r)
+}
+
+// list enters r where the open and the untold ones stand.
+func (s *state) list(r *release) {
+	if r.open {
+		s.open[r.id] = r
+	}
+	if r.published && r.seq > s.told {
 		s.untold = append(s.untold, r)
 	}
+}
+
+func (s *state) link(r *release) { s.roots[r.root] = &link{release: r, next: s.roots[r.root]} }
+
+func (s *state) relink(r *release) {
+	for l := s.roots[r.root]; l != nil; l = l.next {
+		if l.release.id == r.id {
+			l.release = r
+		}
+	}
+}
+
+// made reports whether imgd, not another CI, has made the root for the image:
+// else it would be imgd's to remove, and to write over.
+func (s *state) made(image string, root digest.Digest) bool {
+	for l := s.roots[root]; l != nil; l = l.next {
+		if l.release.image == image && !l.release.pushed {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *state) admit(rel imgd.Release, seq uint64) {
@@ -316,17 +344,17 @@ func (s *state) unclaim(rel imgd.Release, name string) {
 }
 
 // lines are the records of t, whose holder is found in releases.
-func (t *tag) lines(releases *btree.BTreeG[*release]) []Line {
+func (t *tag) lines(releases *btree.BTreeG[*release]) []string {
 	if lines := t.records.Load(); lines != nil {
 		return *lines
 	}
-	var lines []Line
+	var lines []string
 	if holder, ok := releases.Get(&release{id: t.holder}); ok {
 		rel := holder.text.get()
 		for _, rt := range rel.Taken() {
 			if rt.Name == t.name {
 				for _, rec := range rel.RecordsOf(rt) {
-					lines = append(lines, Line{Platform: rec.Platform, Digest: rec.Digest, JSON: marshal(rec)})
+					lines = append(lines, marshal(rec))
 				}
 			}
 		}

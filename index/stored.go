@@ -13,28 +13,12 @@ type stored[T any] struct {
 	line  atomic.Pointer[string]
 }
 
-func valued[T any](v T) *stored[T] {
-	t := new(stored[T])
-	t.value.Store(&v)
-	return t
-}
-
-func lined[T any](line string) *stored[T] {
-	t := new(stored[T])
-	t.line.Store(&line)
-	return t
-}
-
 // get is the value, read from the line where that is all there is.
 func (t *stored[T]) get() T {
 	if v := t.value.Load(); v != nil {
 		return *v
 	}
-	var v T
-	if err := json.Unmarshal([]byte(*t.line.Load()), &v); err != nil {
-		panic("unreachable: the line was checked when it was read: " + err.Error())
-	}
-	return v
+	return unmarshal[T](*t.line.Load())
 }
 
 // json is the line.
@@ -59,4 +43,11 @@ func marshal(v any) string {
 		panic("unreachable: what the index holds marshals: " + err.Error())
 	}
 	return string(b)
+}
+
+func unmarshal[T any](line string) (v T) {
+	if err := json.Unmarshal([]byte(line), &v); err != nil {
+		panic("unreachable: what images.json is written of, and its checksum, say that this is a line of it: " + err.Error())
+	}
+	return v
 }
