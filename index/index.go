@@ -108,8 +108,8 @@ func (x *Index) Close() error { return x.log.close() }
 func (x *Index) Failed() <-chan error { return x.log.failed }
 
 // Admit is imgd.Index.Admit. Git and the registry are asked after the index
-// was read; if the image's part of it, or the request's, has changed by the time
-// of writing, both are read again.
+// was read; if it says something else of the tags or the request by the time of
+// writing, both are read again.
 func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd.Release, error) {
 	for {
 		seen := x.look(rel)
@@ -120,9 +120,8 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 		}
 		decided.AdmittedAt = x.now()
 		decided = asWritten(decided)
-		err = x.log.enter([]string{aboutImage + rel.Image, aboutRequest + rel.Request.ID}, func(now *state) (entry, error) {
-			newest := now.newest(rel.Request.ID)
-			if now.touched[rel.Image] != seen.touched || newest != nil && newest.id != seen.newest.ID {
+		err = x.log.enter(about(rel), func(now *state) (entry, error) {
+			if !seen.stands(now, rel) {
 				return entry{}, errRaced
 			}
 			return entry{Admitted: &admitted{Release: decided, Facts: ask.facts}}, nil
@@ -137,24 +136,38 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 func (x *Index) look(rel imgd.Release) view {
 	x.view.RLock()
 	defer x.view.RUnlock()
-	v := view{tags: map[string]tagState{}, releases: map[string]imgd.Release{}, touched: x.state.touched[rel.Image],
+	v := view{tags: map[string]tagState{}, releases: map[string]imgd.Release{}, touched: map[string]uint64{},
 		made: func(root digest.Digest) bool { return x.Made(rel.Image, root) }}
 	if newest := x.state.newest(rel.Request.ID); newest != nil {
 		v.newest = newest.text.get()
 	}
 	for _, t := range rel.Tags {
-		tag := x.state.tag(tagKey{rel.Image, t.Name})
-		if tag.Tag == "" {
+		tag := x.state.tags[tagKey{rel.Image, t.Name}]
+		if tag == nil {
 			continue
 		}
-		v.tags[t.Name] = tag
-		for _, id := range []string{tag.Claim, tag.Holder} {
+		v.tags[t.Name], v.touched[t.Name] = tag.text.get(), tag.touched
+		for _, id := range []string{tag.claim, tag.holder} {
 			if owner := x.state.release(id); owner != nil {
 				v.releases[id] = owner.text.get()
 			}
 		}
 	}
 	return v
+}
+
+// stands reports whether now says the same of what rel asks for.
+func (v view) stands(now *state, rel imgd.Release) bool {
+	if newest := now.newest(rel.Request.ID); newest != nil && (newest.id != v.newest.ID || newest.text.get().State != v.newest.State) {
+		return false
+	}
+	for _, t := range rel.Tags {
+		tag := now.tags[tagKey{rel.Image, t.Name}]
+		if _, known := v.tags[t.Name]; known != (tag != nil) || known && tag.touched != v.touched[t.Name] {
+			return false
+		}
+	}
+	return true
 }
 
 // asWritten is rel as reading it back gives it: JSON replaces bytes that are
@@ -217,7 +230,7 @@ func (x *Index) advance(id string, decide func(*state, imgd.Release) (entry, err
 	if !ok {
 		return rel, fmt.Errorf("release %s: %w", id, imgd.ErrNotFound)
 	}
-	err := x.log.enter([]string{aboutImage + rel.Image}, func(now *state) (entry, error) {
+	err := x.log.enter(about(rel), func(now *state) (entry, error) {
 		rel := now.release(id).text.get()
 		if rel.State == imgd.ReleasePublished {
 			return entry{}, errStands

@@ -3,15 +3,23 @@ package index
 import (
 	"errors"
 	"sync"
+
+	"github.com/imgd/imgd"
 )
 
-// What an entry is about, and so what no other entry may be about that is
-// decided before it is durable: an image, a request, or what was announced.
-const (
-	aboutImage   = "image "
-	aboutRequest = "request "
-	aboutTold    = "told"
-)
+// aboutTold is what an entry is about that says what was announced.
+const aboutTold = "told"
+
+// about is what an entry about rel is about, and so what no other entry may be
+// about that is decided before it is durable: its request and the tags that it
+// asks for.
+func about(rel imgd.Release) []string {
+	all := []string{"request " + rel.Request.ID}
+	for _, t := range rel.Tags {
+		all = append(all, "tag "+rel.Image+":"+t.Name)
+	}
+	return all
+}
 
 // A log is the way of a decision into the state: entered into a batch, made
 // durable with it, folded. Entries about different things are decided while

@@ -20,7 +20,7 @@ type view struct {
 	tags     map[string]tagState     // of its image, those it wants
 	releases map[string]imgd.Release // which claim or hold those
 	made     func(root digest.Digest) bool
-	touched  uint64 // last entry about its image
+	touched  map[string]uint64 // last entry about each of the tags
 }
 
 // decide is admission: one decision, by rules 1 to 6 of the design, over one

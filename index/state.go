@@ -48,6 +48,7 @@ func (t tagState) owner() string { return cmp.Or(t.Claim, t.Holder) }
 type tag struct {
 	image, name   string
 	holder, claim string
+	touched       uint64 // last entry about it, 0: before the index was opened
 	text          stored[tagState]
 	records       atomic.Pointer[[]string] // lines of images.json, by platform
 }
@@ -105,8 +106,7 @@ type state struct {
 	sorted   *btree.BTreeG[*tag] // the same, by image and name
 	releases *btree.BTreeG[*release]
 	open     map[string]*release
-	untold   []*release        // published after told, by seq
-	touched  map[string]uint64 // image -> last entry about it since the index was opened
+	untold   []*release // published after told, by seq
 	roots    map[digest.Digest]*link
 }
 
@@ -118,7 +118,7 @@ type link struct {
 
 func newState(id string) *state {
 	return &state{
-		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, touched: map[string]uint64{}, roots: map[digest.Digest]*link{},
+		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, roots: map[digest.Digest]*link{},
 		sorted:   btree.NewBTreeGOptions((*tag).before, btree.Options{NoLocks: true}),
 		releases: btree.NewBTreeGOptions((*release).before, btree.Options{NoLocks: true}),
 	}
@@ -160,13 +160,13 @@ func (s *state) fold(e entry, hash string) {
 	s.seq, s.hash = e.Seq, hash
 	switch {
 	case e.Admitted != nil:
-		s.admit(e.Admitted.Release, e.Seq)
+		s.admit(e.Admitted.Release)
 	case e.Published != nil:
 		s.publish(*e.Published, e)
 	case e.Forgone != nil:
-		s.forgo(*e.Forgone, e.Seq)
+		s.forgo(*e.Forgone)
 	case e.Abandoned != nil:
-		s.abandon(*e.Abandoned, e.Seq)
+		s.abandon(*e.Abandoned)
 	case e.Told != nil:
 		s.told = *e.Told
 		s.untold = slices.DeleteFunc(s.untold, func(r *release) bool { return r.seq <= s.told })
@@ -199,7 +199,7 @@ func (s *state) tag(key tagKey) tagState {
 }
 
 func (s *state) setTag(now tagState) {
-	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim}
+	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, touched: s.seq}
 	t.text.value.Store(&now)
 	if was := s.tags[tagKey{now.Image, now.Tag}]; was != nil && was.holder == now.Holder {
 		t.records.Store(was.records.Load())
@@ -257,9 +257,8 @@ func (s *state) made(image string, root digest.Digest) bool {
 	return false
 }
 
-func (s *state) admit(rel imgd.Release, seq uint64) {
+func (s *state) admit(rel imgd.Release) {
 	s.setRelease(rel)
-	s.touched[rel.Image] = seq
 	for _, t := range rel.Taken() {
 		now := s.tag(tagKey{rel.Image, t.Name})
 		if now.Tag == "" {
@@ -307,22 +306,19 @@ func (s *state) publish(p published, e entry) {
 		s.setTag(now)
 	}
 	s.setRelease(rel)
-	s.touched[rel.Image] = e.Seq
 }
 
 // forgo leaves the tag to its holder, with generation and mark as they are.
-func (s *state) forgo(f forgone, seq uint64) {
+func (s *state) forgo(f forgone) {
 	rel := without(s.release(f.Release).text.get(), f.Tag, f.Reason)
 	s.setRelease(rel)
-	s.touched[rel.Image] = seq
 	s.unclaim(rel, f.Tag)
 }
 
-func (s *state) abandon(a abandoned, seq uint64) {
+func (s *state) abandon(a abandoned) {
 	rel := s.release(a.Release).text.get()
 	rel.State, rel.Why = imgd.ReleaseAbandoned, a.Why
 	s.setRelease(rel)
-	s.touched[rel.Image] = seq
 	for _, t := range rel.Tags {
 		s.unclaim(rel, t.Name)
 	}
