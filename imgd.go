@@ -188,6 +188,11 @@ func (s Status) Again() Request {
 		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms}
 }
 
+// EndedFor reports whether the request has ended, for who asked at askedAt.
+func (s Status) EndedFor(askedAt time.Time) bool {
+	return s.State.Final() && !s.AskedAt.Before(askedAt)
+}
+
 // A StatusFilter chooses states. What is empty may be anything.
 type StatusFilter struct {
 	Project string
@@ -207,9 +212,11 @@ type Letter struct {
 	Body    string    `json:"body"`    // its bytes; what is not UTF-8 is replaced
 }
 
-// EndedFor reports whether the request has ended, for who asked at askedAt.
-func (s Status) EndedFor(askedAt time.Time) bool {
-	return s.State.Final() && !s.AskedAt.Before(askedAt)
+// A Depth is how much is in the queue.
+type Depth struct {
+	Queued uint64    // requests that wait or are being handled
+	Oldest time.Time // since when the oldest of them has been there, zero if there is none
+	Dead   uint64    // dead letters
 }
 
 // A StatusError says why a request ended without a release, or what made the

@@ -248,10 +248,10 @@ func (p *Pipeline) drifted(ctx context.Context, has Release, repository, tag str
 	}
 }
 
-// observe reads the tag of a release that another CI pushed, in its
+// readTag reads the tag of a release that another CI pushed, in its
 // repositories, and tells of drift: imgd does not write such a tag. What nobody
 // has read is not looked at. Only what the registry does not answer is an error.
-func (p *Pipeline) observe(ctx context.Context, tag string, want Release) error {
+func (p *Pipeline) readTag(ctx context.Context, tag string, want Release) error {
 	if !want.Read() {
 		return nil
 	}
