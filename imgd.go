@@ -415,16 +415,6 @@ func RetryDelay(tries int) time.Duration {
 	return delays[min(max(tries, 1), len(delays))-1]
 }
 
-// A Drift is a tag that names in a registry what the index does not want there.
-type Drift struct {
-	Image      string        `json:"image"`
-	Repository string        `json:"repository"` // registry/name
-	Tag        string        `json:"tag"`
-	Wanted     digest.Digest `json:"wanted,omitempty"` // root, empty: nothing of imgd's
-	Found      digest.Digest `json:"found,omitempty"`  // empty: the tag is not there, or names no image
-	Generation uint64        `json:"generation"`       // of the tag in the index
-}
-
 // A BuildError says that the Dockerfile failed, which another try would only
 // repeat.
 type BuildError struct {

@@ -405,8 +405,8 @@ func TestVerifyReportsDrift(t *testing.T) {
 		t.Errorf("reported %+v, want %+v, answered %+v", w.drifts, want, p)
 	}
 	w.change(func() { w.unreported = errDown })
-	p = checkProblem(t, w.do("POST", path, "{}"), 409, "differs", "drift not reported: "+errDown.Error())
-	if p.Verification.Unreported != errDown.Error() || len(p.Verification.Repositories) != 2 {
+	p = checkProblem(t, w.do("POST", path, "{}"), 409, "differs", "drift not reported: "+repo+":v1.2.3: "+errDown.Error())
+	if want := fmt.Sprintf("%s:v1.2.3: %v; %s:v1.2.3: %v", repo, errDown, copyR, errDown); p.Verification.Unreported != want || len(p.Verification.Repositories) != 2 {
 		t.Errorf("got %+v", p.Verification)
 	}
 	w.api.Close()
