@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/imgd/imgd/internal/client"
 )
 
 // version is set by the linker; without it the module's own is told.
@@ -58,7 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
-	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), manCommand())
+	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), client.ManCommand("imgd", currentVersion()))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
