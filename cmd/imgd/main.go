@@ -51,16 +51,7 @@ func exitCode(err error) int {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	root := &cobra.Command{
-		Use:   "imgd",
-		Short: "Builds container images from git, publishes them, and keeps the index of what every tag means",
-		Example: `  imgd config check imgd.yaml
-  imgd serve --config imgd.yaml --data /var/lib/imgd`,
-		SilenceUsage: true, SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
-	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), client.ManCommand("imgd", currentVersion()))
+	root := rootCommand(stderr)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -71,6 +62,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		err = fmt.Errorf("%w; %w", err, errUsage)
 	}
 	return err
+}
+
+func rootCommand(stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "imgd",
+		Short: "Builds container images from git, publishes them, and keeps the index of what every tag means",
+		Example: `  imgd config check imgd.yaml
+  imgd serve --config imgd.yaml --data /var/lib/imgd`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
+	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), versionCommand(), client.ManCommand("imgd", currentVersion()))
+	return root
 }
 
 func serveCommand(stderr io.Writer) *cobra.Command {
