@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrAway: no NATS server answers, or none has a JetStream that is up. Waiting
-// may help.
+// ErrAway says that no NATS server answers, or none with a JetStream that is up:
+// waiting may help.
 var ErrAway = errors.New("nats does not answer")
 
 // marked is err, as ErrAway too if it is that.
