@@ -415,6 +415,20 @@ func TestVerifyReportsDrift(t *testing.T) {
 	}
 }
 
+// A tag that names something else than an image has drifted too.
+func TestVerifyOfNoImage(t *testing.T) {
+	w, first, _ := full(t)
+	w.change(func() {
+		delete(w.served, repo+":v1.2.3")
+		delete(w.served, copyR+":v1.2.3")
+		w.broken = fmt.Errorf("it is no image: %w", imgd.ErrInvalid)
+	})
+	checkProblem(t, w.do("POST", "/v1/images/demo/hello/tags/v1.2.3/verify", "{}"), 409, "differs", first.Root.Digest.String())
+	if len(w.drifts) != 2 || w.drifts[0].Found != "" {
+		t.Errorf("reported %+v", w.drifts)
+	}
+}
+
 // Who asked for a verification may be gone when it has found a drift.
 func TestVerifyReportsWithoutItsCaller(t *testing.T) {
 	w, _, _ := full(t)

@@ -39,7 +39,7 @@ type Verification struct {
 // Verified is what one repository has.
 type Verified struct {
 	Repository string        `json:"repository"`
-	Found      digest.Digest `json:"found,omitempty"` // "" if the tag is not there
+	Found      digest.Digest `json:"found,omitempty"` // "" if the tag is not there, or names no image
 	Same       bool          `json:"same"`
 }
 
@@ -108,7 +108,7 @@ func (v *Verification) complaint() string {
 		switch {
 		case r.Same:
 		case r.Found == "":
-			all = append(all, fmt.Sprintf("%s:%s is not there, the index says %s", r.Repository, v.Tag, v.Want))
+			all = append(all, fmt.Sprintf("%s:%s is not there, or no image, the index says %s", r.Repository, v.Tag, v.Want))
 		default:
 			all = append(all, fmt.Sprintf("%s:%s is %s, the index says %s", r.Repository, v.Tag, r.Found, v.Want))
 		}
@@ -201,7 +201,7 @@ func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verific
 	}
 	for _, repository := range repositories {
 		found, err := a.Registry.Resolve(ctx, repository, tag)
-		if err != nil && !errors.Is(err, imgd.ErrNotFound) {
+		if err != nil && !errors.Is(err, imgd.ErrNotFound) && !errors.Is(err, imgd.ErrInvalid) {
 			return nil, fmt.Errorf("read %s:%s: %w", repository, tag, err)
 		}
 		v.Repositories = append(v.Repositories, Verified{Repository: repository, Found: found.Digest, Same: found.Digest == v.Want})
