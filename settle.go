@@ -73,7 +73,7 @@ func opaque(err error) error {
 // has pushed is only read.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
 	if want.Pushed {
-		return p.observe(ctx, tag, want)
+		return p.readTag(ctx, tag, want)
 	}
 	repositories := p.repositories(image)
 	if len(repositories) == 0 {

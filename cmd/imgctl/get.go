@@ -76,7 +76,7 @@ func (a *app) get(cmd *cobra.Command, r reference, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var tag httpapi.TagAnswer
-	if err := a.client().get(ctx, r.path(), nil, &tag); err != nil {
+	if err := a.client().Get(ctx, r.path(), nil, &tag); err != nil {
 		return err
 	}
 	found := recordsResult(tag.Items, tag.Repositories)

@@ -65,7 +65,7 @@ it at this moment. A registry that differs is shown and is no error here: verify
 func (a *app) inspect(ctx context.Context, r reference) (inspection, error) {
 	var tag httpapi.TagAnswer
 	c := a.client()
-	if err := c.get(ctx, r.path(), nil, &tag); err != nil {
+	if err := c.Get(ctx, r.path(), nil, &tag); err != nil {
 		return inspection{}, err
 	}
 	release := tag.Items[0].Release // a tag in the index has records
@@ -82,7 +82,7 @@ func (a *app) inspect(ctx context.Context, r reference) (inspection, error) {
 func (i *inspection) askRequest(ctx context.Context, c *client) error {
 	request, _, _ := strings.Cut(i.Release, "-")
 	var answer httpapi.RequestAnswer
-	err := c.get(ctx, "/v1/requests/"+request, nil, &answer)
+	err := c.Get(ctx, "/v1/requests/"+request, nil, &answer)
 	var p *httpapi.Problem
 	if errors.As(err, &p) && p.Code == httpapi.CodeNotFound {
 		i.Tags = []httpapi.Outcome{{Tag: i.Tag}}
@@ -96,7 +96,7 @@ func (i *inspection) askRequest(ctx context.Context, c *client) error {
 // answer, is a part of what is shown.
 func (i *inspection) verify(ctx context.Context, c *client, r reference) {
 	var v httpapi.Verification
-	err := c.post(ctx, r.path()+"/verify", httpapi.Verify{}, &v)
+	err := c.Post(ctx, r.path()+"/verify", httpapi.Verify{}, &v)
 	var differs *httpapi.Problem
 	switch {
 	case err == nil:

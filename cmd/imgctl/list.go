@@ -41,7 +41,7 @@ func (a *app) list(cmd *cobra.Command, o *output) error {
 	c, images := a.client(), []httpapi.Image{}
 	err := pages(func(query url.Values) (string, error) {
 		var page httpapi.List[httpapi.Image]
-		err := c.get(ctx, "/v1/images", query, &page)
+		err := c.Get(ctx, "/v1/images", query, &page)
 		images = append(images, page.Items...)
 		return page.Next, err
 	})
@@ -75,7 +75,7 @@ func (a *app) printImage(cmd *cobra.Command, image string, o *output) error {
 	var repositories []string
 	err := pages(func(query url.Values) (string, error) {
 		var page httpapi.ImageAnswer
-		err := c.get(ctx, "/v1/images/"+image, query, &page)
+		err := c.Get(ctx, "/v1/images/"+image, query, &page)
 		records, repositories = append(records, page.Items...), page.Repositories
 		return page.Next, err
 	})

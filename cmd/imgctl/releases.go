@@ -43,7 +43,7 @@ func (a *app) releases(cmd *cobra.Command, image string, o *output) error {
 		query.Set("open", "1")
 		query.Set("image", image)
 		var page httpapi.List[httpapi.OpenRelease]
-		err := c.get(ctx, "/v1/releases", query, &page)
+		err := c.Get(ctx, "/v1/releases", query, &page)
 		return page.Items, page.Next, err
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func newWorld(dir string) (*world, error) {
 		return nil, err
 	}
 	api := httpapi.New(httpapi.Config{
-		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
+		Projects: configured(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
 			Repositories: []string{repo}, Refs: []string{"*"}}}),
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
@@ -423,4 +423,11 @@ func freePort(tb testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
 }

@@ -155,8 +155,8 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 1 {
 		projects["p"] = imgd.Project{Image: args[1], Repositories: []string{w.host + "/" + args[1]}}
 	}
-	w.server = httptest.NewServer(httpapi.New(httpapi.Config{Local: true, Index: w.index, Projects: imgd.NewProjects(projects),
-		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(projects), Capturer: registry, Index: w.index, Lookup: w.index, Registry: w.host}}))
+	w.server = httptest.NewServer(httpapi.New(httpapi.Config{Local: true, Index: w.index, Projects: configured(projects),
+		Recorder: &imgd.Pipeline{Projects: configured(projects), Capturer: registry, Index: w.index, Lookup: w.index, Registry: w.host}}))
 	ts.Setenv("SERVER", w.server.URL)
 	ts.Check(os.WriteFile(filepath.Join(dir, "endpoints.json"), fmt.Appendf(nil, `{"http":%q}`, w.server.URL), 0o644))
 }
@@ -192,4 +192,11 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("%s exits with %d, want %s", strings.Join(args[1:], " "), code, args[0])
 	}
+}
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
 }

@@ -197,7 +197,7 @@ func (p *publish) print(r httpapi.Recorded) error {
 		repository = r.Repositories[0]
 	}
 	for _, line := range []struct{ name, value string }{
-		{"IMAGE", r.Image}, {"TAG", r.Tag}, {"DIGEST", r.Digest.String()}, {"ROOT", r.Root().String()},
+		{"IMAGE", r.Image}, {"TAG", r.Tag}, {"DIGEST", r.Root().String()},
 		{"REFERENCE", repository + "@" + r.Root().String()}, {"VERSION", r.Version}, {"OUTCOME", r.Outcome}, {"RELEASE", r.Release},
 	} {
 		if _, err := fmt.Fprintf(p.Stdout, "IMGD_%s=%s\n", line.name, line.value); err != nil {

@@ -119,13 +119,6 @@ type Events interface {
 	Events(ctx context.Context, filter EventFilter, follow bool, f func(seq uint64, event []byte) error) error
 }
 
-// Drifts takes reports.
-type Drifts interface {
-	// ReportDrift tells the world of the drift, durably before it returns. Safe
-	// to repeat: the same drift is told once.
-	ReportDrift(ctx context.Context, d imgd.Drift) error
-}
-
 // Gauges are what /metrics asks beyond the index and the checks. The metrics of
 // a func that is nil are left out.
 type Gauges struct {
@@ -155,7 +148,7 @@ type Config struct {
 	Letters  Letters
 	Logs     Logs
 	Events   Events
-	Drifts   Drifts
+	Drifts   imgd.Drifts
 	Recorder Recorder
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to

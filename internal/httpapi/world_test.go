@@ -76,11 +76,11 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	}
 	t.Cleanup(func() { w.index.Close() })
 	config := httpapi.Config{
-		Projects: imgd.NewProjects(map[string]imgd.Project{
+		Projects: configured(map[string]imgd.Project{
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
 		}),
-		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
+		Recorder: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
 			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
@@ -447,3 +447,10 @@ func (w *world) do(method, path, body string, headers ...string) answer {
 func (w *world) get(path string) answer { w.t.Helper(); return w.do(http.MethodGet, path, "") }
 
 var errDown = errors.New("it is down")
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
+}
