@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -337,16 +338,13 @@ func sorted[V any](of map[string]V) []string { return slices.Sorted(maps.Keys(of
 // The index decides as the design says, whatever is asked in whatever order, and
 // what may never happen does not. More of it: -rapid.checks=10000.
 func TestMachine(t *testing.T) {
-	base := t.TempDir()
+	base, runs := t.TempDir(), 0
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp(base, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := newMachine(t, dir)
+		runs++
+		m := newMachine(t, filepath.Join(base, fmt.Sprint(runs)))
 		defer func() {
 			m.index.Close()
-			os.RemoveAll(dir)
+			os.RemoveAll(m.dir)
 		}()
 		commands := m.commands()
 		commands[""] = m.check
