@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -116,8 +117,8 @@ func (m *machine) checkRecords(t *rapid.T) {
 		r.PublishedAt = time.Time{}
 		got = append(got, r)
 	}
-	if got, want := text(got), text(m.model.records()); seq != m.index.Seq() || got != want {
-		t.Errorf("records of seq %d:\n%s\nwant\n%s", seq, got, want)
+	if want := m.model.records(); seq != m.index.Seq() || !same(got, want) {
+		t.Errorf("records of seq %d:\n%s\nwant\n%s", seq, text(got), text(want))
 	}
 }
 
@@ -180,8 +181,8 @@ func (m *machine) same(t *rapid.T, got, want imgd.Release) {
 			got.Tags[i].Reason = left
 		}
 	}
-	if got, want := text(got), text(want); got != want {
-		t.Errorf("release\n%s\nwant\n%s", got, want)
+	if !same(got, want) {
+		t.Errorf("release\n%s\nwant\n%s", text(got), text(want))
 	}
 }
 
@@ -213,8 +214,8 @@ func (m *machine) sameTags(t *rapid.T) {
 	for name, has := range m.model.tags {
 		want[name] = fmt.Sprint(*has)
 	}
-	if got, want := text(got), text(want); got != want {
-		t.Errorf("the file has the tags\n%s\nwant\n%s", got, want)
+	if !same(got, want) {
+		t.Errorf("the file has the tags\n%s\nwant\n%s", text(got), text(want))
 	}
 }
 
@@ -234,6 +235,10 @@ func (m *machine) view() string {
 	}
 	return text(out)
 }
+
+// same reports whether both say the same. JSON knows no empty list beside none,
+// but it is slow.
+func same(a, b any) bool { return reflect.DeepEqual(a, b) || text(a) == text(b) }
 
 // text is JSON of v, to be compared and read.
 func text(v any) string {
