@@ -30,12 +30,15 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
 		err := p.write(ctx, tag, image, want)
+		// After an error too: another repository may have got what is not wanted any
+		// more, and who comes again finds the release published and writes nothing.
+		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
+			continue
+		}
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
-		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest == want.Root.Digest {
-			return err
-		}
+		return err
 	}
 }
 
