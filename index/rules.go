@@ -28,8 +28,9 @@ type view struct {
 // its claims and reasons filled in, or (enter false) an earlier release of the
 // same request that is the answer instead.
 func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
-	// Rule 1: what another run of this request made meanwhile is the answer.
-	if v.newest.ID != "" && v.newest.ID != known && v.newest.State != imgd.ReleaseAbandoned {
+	// Rule 1: what another run of this request made meanwhile is the answer, and
+	// so is what is open: a request has one open release.
+	if v.newest.State == imgd.ReleaseAdmitted || v.newest.State == imgd.ReleasePublished && v.newest.ID != known {
 		return v.newest, false, nil
 	}
 	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(v.newest.ID)+1)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"github.com/imgd/imgd/index"
 )
 
 func TestMain(m *testing.M) {
@@ -46,7 +48,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// An example is run in a directory that has an imgd.yaml, for a data directory.
+// An example is run in a directory that has an imgd.yaml, for a data directory
+// with an empty index.
 type example struct {
 	*testing.T
 	dir, data string
@@ -57,11 +60,18 @@ func newExample(t *testing.T) *example {
 	if err := os.WriteFile(filepath.Join(e.dir, "imgd.yaml"), []byte("log: {level: warn}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	x, err := index.Open(index.Config{Dir: filepath.Join(e.data, "index")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
 	return e
 }
 
 func (e *example) command(line string) *exec.Cmd {
-	line = strings.NewReplacer("/var/lib/imgd", e.data, "127.0.0.1:7070", "127.0.0.1:0").Replace(line)
+	line = strings.NewReplacer("/var/lib/imgd", e.data, "/mnt/backup", e.data, "127.0.0.1:7070", "127.0.0.1:0").Replace(line)
 	ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
 	e.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "bash", "-euc", "exec env "+line)
