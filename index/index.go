@@ -335,8 +335,8 @@ func (x *Index) Repositories(image string) []string {
 }
 
 // Made is imgd.Lookup.Made.
-func (x *Index) Made(image string, root digest.Digest) bool {
-	return x.state.Load().made[imageRoot{image, root}]
+func (x *Index) Made(image, tag string, root digest.Digest) bool {
+	return x.state.Load().isMade(image, tag, root)
 }
 
 // Records are all records, sorted bytewise by image, tag and platform, and the

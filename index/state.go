@@ -49,22 +49,24 @@ type state struct {
 	told     uint64
 	releases map[string]imgd.Release
 	tags     map[tagKey]tagState
-	newest   map[string]string  // request -> its newest release
-	touched  map[string]uint64  // image -> last entry about it since the index was opened
-	made     map[imageRoot]bool // by imgd, not by another CI
+	newest   map[string]string // request -> its newest release
+	touched  map[string]uint64 // image -> last entry about it since the index was opened
+	made     map[madeKey]bool  // by imgd, not by another CI
 
 	records func() []imgd.Record // sorted bytewise by image, tag, platform; made once
 }
 
-type imageRoot struct {
-	image string
-	root  digest.Digest
+// A madeKey is a root that imgd has made: under any tag of the image, or under
+// the one where a command has put it.
+type madeKey struct {
+	tagKey
+	root digest.Digest
 }
 
 func newState(id string) *state {
 	s := &state{
 		id: id, releases: map[string]imgd.Release{}, tags: map[tagKey]tagState{}, newest: map[string]string{},
-		touched: map[string]uint64{}, made: map[imageRoot]bool{},
+		touched: map[string]uint64{}, made: map[madeKey]bool{},
 	}
 	s.records = sync.OnceValue(s.collect)
 	return s
@@ -120,8 +122,13 @@ func (s *state) admit(rel imgd.Release, seq uint64) {
 // add enters a release into the maps that are derived from releases.
 func (s *state) add(rel imgd.Release) {
 	s.releases[rel.ID] = rel
-	if !rel.Pushed { // else it would be imgd's to remove, and to write over
-		s.made[imageRoot{rel.Image, rel.Root.Digest}] = true
+	switch {
+	case rel.Command != "":
+		for _, t := range rel.Tags {
+			s.made[madeKey{tagKey{rel.Image, t.Name}, rel.Root.Digest}] = true
+		}
+	case !rel.Pushed: // else it would be imgd's to remove, and to write over
+		s.made[madeKey{tagKey{rel.Image, ""}, rel.Root.Digest}] = true
 	}
 	if last, ok := s.releases[s.newest[rel.Request.ID]]; !ok || number(last.ID) <= number(rel.ID) {
 		s.newest[rel.Request.ID] = rel.ID

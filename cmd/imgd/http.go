@@ -81,15 +81,15 @@ type commands struct {
 }
 
 func (c commands) Drop(ctx context.Context, id, by, reason string) (imgd.Status, error) {
-	if rel, ok := c.pipeline.Lookup.Newest(id); ok && rel.Pushed {
-		return dropPushed(ctx, c.pipeline, rel.Request, by, reason)
+	if rel, ok := c.pipeline.Lookup.Newest(id); ok && rel.Commanded() {
+		return dropCommanded(ctx, c.pipeline, rel.Request, by, reason)
 	}
 	return c.Bus.Drop(ctx, id, by, reason, c.pipeline)
 }
 
-// dropPushed gives up what another CI has pushed. It was never in the queue, so
-// its state is made here, and stands nowhere.
-func dropPushed(ctx context.Context, d events.Dropper, req imgd.Request, by, reason string) (imgd.Status, error) {
+// dropCommanded gives up what a command has admitted. It was never in the queue,
+// so its state is made here, and stands nowhere.
+func dropCommanded(ctx context.Context, d events.Dropper, req imgd.Request, by, reason string) (imgd.Status, error) {
 	why := "dropped by " + by
 	if reason != "" {
 		why += ": " + reason

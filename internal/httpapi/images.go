@@ -141,7 +141,12 @@ func (a *API) unknown(all []imgd.Record, image, tag string) error {
 	if len(ofImage(all, image)) == 0 {
 		detail = fmt.Sprintf("nothing is published of an image %s; GET /v1/images has those there are", image)
 	}
-	if _, claimed := a.Index.Wanted(image, tag); claimed && tag != "" {
+	owner, claimed := a.Index.Wanted(image, tag)
+	switch {
+	case !claimed || tag == "":
+	case owner.Root.Digest == "":
+		detail = fmt.Sprintf("%s:%s was removed, by release %s; GET /v1/images/%s/tags/%s/history says who and why", image, tag, owner.ID, image, tag)
+	default:
 		detail = fmt.Sprintf("%s:%s is being published, and not in the index yet", image, tag)
 	}
 	return problem(http.StatusNotFound, CodeNotFound, detail)
