@@ -69,11 +69,14 @@ func newWorld(dir string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	projects := imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
+		Repositories: []string{repo}, Refs: []string{"*"}}})
 	api := httpapi.New(httpapi.Config{
-		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
-			Repositories: []string{repo}, Refs: []string{"*"}}}),
+		Projects: projects,
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
-		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
+		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
+			Now: func() time.Time { return epoch.Add(time.Hour) }},
+		Index: w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
@@ -227,6 +230,21 @@ func (pushedImages) Capture(_ context.Context, _ []string, root digest.Digest) (
 	platform := d
 	platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 	return d, []ocispec.Descriptor{platform}, nil
+}
+
+// Tag and Untag write the registry's tags.
+func (w *world) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
+	w.change(func() { w.served[repository+":"+tag] = root.Digest })
+	return nil
+}
+
+func (w *world) Untag(_ context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	w.change(func() {
+		if ours(w.served[repository+":"+tag]) {
+			delete(w.served, repository+":"+tag)
+		}
+	})
+	return nil
 }
 
 // Submit makes of a request what the script has said.

@@ -18,7 +18,7 @@ import (
 func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
 		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
-		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline,
+		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline, Commander: d.pipeline,
 		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},

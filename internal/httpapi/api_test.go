@@ -139,7 +139,7 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/images/demo/hello", "{}", 405, "usage", "verify"},
 		{"POST", "/v1/images/demo/hello/tags/latest", "{}", 400, "usage", "sha256:"},
 		{"GET", "/v1/images/demo/hello/tags/latest/verify", "", 405, "usage", "POST"},
-		{"GET", "/v1/images/demo/hello/tags/latest/history", "", 404, "not-found", "history"},
+		{"GET", "/v1/images/demo/hello/tags/none/history", "", 404, "not-found", "demo/hello:none"},
 		{"GET", "/v1/images/demo/none", "", 404, "not-found", "demo/none"},
 		{"GET", "/v1/images/demo/hello/tags/v9", "", 404, "not-found", "demo/hello:v9"},
 		{"POST", "/v1/images/demo/hello/tags/v9/verify", "{}", 404, "not-found", "demo/hello:v9"},

@@ -143,7 +143,7 @@ type Gauges struct {
 	Restarts func() uint64
 }
 
-// Config is what the API answers from. Projects to Recorder must be set.
+// Config is what the API answers from. Projects to Commander must be set.
 type Config struct {
 	Projects *imgd.Projects
 	Index    Index
@@ -157,6 +157,8 @@ type Config struct {
 	Events   Events
 	Drifts   Drifts
 	Recorder Recorder
+	// Commander is the same pipeline for operators.
+	Commander Commander
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

@@ -77,11 +77,11 @@ func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
 		return a.getTags(w, r, image)
 	case action == "":
 		return a.getTag(w, r, image, tag)
-	case action == "verify":
+	case action == "history":
+		return a.history(w, r, image, tag)
+	default:
 		w.Header().Set("Allow", http.MethodPost)
 		return problem(http.StatusMethodNotAllowed, CodeUsage, r.URL.Path+" takes POST, not "+r.Method)
-	default:
-		return problem(http.StatusNotFound, CodeNotFound, "there is no "+action+" of a tag in this version of imgd")
 	}
 }
 
@@ -90,11 +90,14 @@ func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case tag != "" && action == "":
 		return a.publish(w, r, image, tag)
-	case tag != "" && action == "verify":
+	case action == "verify":
 		return a.verify(w, r, image, tag)
+	case action != "" && action != "history":
+		return a.commandTag(w, r, image, tag, imgd.CommandName(action))
 	}
 	w.Header().Set("Allow", http.MethodGet)
-	return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag} or to its /verify, not to "+r.URL.Path)
+	return problem(http.StatusMethodNotAllowed, CodeUsage,
+		"POST goes to /v1/images/{image}/tags/{tag} or to its /verify, /rollback, /tag or /untag, not to "+r.URL.Path)
 }
 
 func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {

@@ -187,6 +187,9 @@ func read(w http.ResponseWriter, r *http.Request, v any, empty bool) error {
 	return nil
 }
 
+// actions are what may stand behind a tag.
+var actions = [...]string{"", "verify", "history", "rollback", "tag", "untag"}
+
 // splitImage takes apart what follows /v1/images/: an image, whose name keeps
 // its slashes, and a tag of it with an action, if these are there. /tags/ is
 // found from the right, so an image whose name ends in tags/<something> is found
@@ -198,7 +201,7 @@ func splitImage(rest string) (image, tag, action string) {
 	}
 	image = rest[:i]
 	tag, action, _ = strings.Cut(rest[i+len("/tags/"):], "/")
-	if image == "" || tag == "" || !slices.Contains([]string{"", "verify", "history"}, action) || strings.HasSuffix(rest, "/") {
+	if image == "" || tag == "" || !slices.Contains(actions[:], action) || strings.HasSuffix(rest, "/") {
 		return rest, "", ""
 	}
 	return image, tag, action
