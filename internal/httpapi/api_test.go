@@ -67,7 +67,7 @@ func TestAnswers(t *testing.T) {
 		{"images", "GET", "/v1/images", ""},
 		{"image", "GET", "/v1/images/demo/hello", ""},
 		{"image-page", "GET", "/v1/images/demo/hello?limit=2", ""},
-		{"image-last-page", "GET", "/v1/images/demo/hello?limit=5&cursor=MS4zAGxpbnV4L2FybTY0", ""},
+		{"image-last-page", "GET", "/v1/images/demo/hello?limit=5&cursor=eyJpbWFnZSI6ImRlbW8vaGVsbG8iLCJ0YWciOiIxLjMiLCJwbGF0Zm9ybSI6ImxpbnV4L2FybTY0In0", ""},
 		{"tag", "GET", "/v1/images/demo/hello/tags/v1.2.3", ""},
 		{"tag-platforms", "GET", "/v1/images/demo/hello/tags/latest?seq=4", ""},
 		{"verify", "POST", "/v1/images/demo/hello/tags/latest/verify", ""},

@@ -28,6 +28,9 @@ type Index interface {
 	// Records are all records, sorted bytewise by image, tag and platform, and
 	// the sequence they stand for. The slice is not changed by either side.
 	Records() ([]imgd.Record, uint64)
+	// Find answers the records that f chooses, in its order, whether there are
+	// more of them behind its limit, and the sequence they stand for.
+	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)
 	// Wait waits until entry seq is folded, or ctx is done.
 	Wait(ctx context.Context, seq uint64) error
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -37,15 +38,29 @@ type TagAnswer struct {
 }
 
 func (a *API) listImages(w http.ResponseWriter, r *http.Request) error {
-	q, err := parse(r, "limit", "cursor", "seq")
+	q, err := parse(r, knownWith()...)
 	if err != nil {
 		return err
 	}
-	records, seq, err := a.records(r.Context(), q)
+	f, err := q.find("", a.Now())
 	if err != nil {
 		return err
 	}
-	list, err := page(q, images(records), seq, func(i Image) string { return i.Image })
+	if _, _, err := a.records(r.Context(), q); err != nil { // once seq= is folded
+		return err
+	}
+	sort := f.Sort
+	f.Sort = imgd.ByName
+	records, _, seq := a.Index.Find(f)
+	all, key := images(records), func(i Image) string { return i.Image }
+	switch sort {
+	case imgd.ByVersion:
+		return usage("images have no version to sort by; sort their records, GET /v1/records?sort=version")
+	case imgd.ByPublished:
+		key = func(i Image) string { return fmt.Sprintf("%020d %s", math.MaxInt64-i.PublishedAt.UnixMilli(), i.Image) }
+		slices.SortFunc(all, func(x, y Image) int { return strings.Compare(key(x), key(y)) })
+	}
+	list, err := page(q, all, seq, key)
 	if err != nil {
 		return err
 	}
@@ -101,21 +116,18 @@ func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {
-	q, err := parse(r, "limit", "cursor", "seq")
+	q, err := parse(r, knownWith()...)
 	if err != nil {
 		return err
 	}
-	all, seq, err := a.records(r.Context(), q)
+	list, err := a.found(r, q, image)
 	if err != nil {
 		return err
 	}
+	all, _ := a.Index.Records()
 	records := ofImage(all, image)
 	if len(records) == 0 {
 		return a.unknown(all, image, "")
-	}
-	list, err := page(q, records, seq, func(r imgd.Record) string { return r.Tag + "\x00" + r.Platform })
-	if err != nil {
-		return err
 	}
 	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, records[0].Release), List: list})
 }

@@ -32,6 +32,7 @@ func (a *API) table() map[string]map[string]method {
 	return map[string]map[string]method{
 		"/v1/images":                    {http.MethodGet: a.listImages},
 		imagesRoute:                     {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
+		"/v1/records":                   {http.MethodGet: a.listRecords},
 		"/v1/projects":                  {http.MethodGet: a.listProjects},
 		"/v1/projects/{project}/builds": {http.MethodPost: a.askBuild},
 		"/v1/check":                     {http.MethodPost: a.check},
