@@ -122,9 +122,11 @@ func stamped(tag tagState, rel imgd.Release) mark {
 }
 
 // History is imgd.Lookup.History.
-func (x *Index) History(image, tag string) []imgd.Release {
+func (x *Index) History(image, tag string) []imgd.Release { return x.state.Load().history(image, tag) }
+
+func (s *state) history(image, tag string) []imgd.Release {
 	var past []imgd.Release
-	for _, rel := range x.state.Load().releases {
+	for _, rel := range s.releases {
 		if rel.Image == image && rel.State == imgd.ReleasePublished && takes(rel, tag) {
 			past = append(past, rel)
 		}

@@ -297,9 +297,11 @@ func (x *Index) Open() []imgd.Release {
 }
 
 // Published are the releases published after entry seq, in log order.
-func (x *Index) Published(after uint64) []imgd.Release {
+func (x *Index) Published(after uint64) []imgd.Release { return x.state.Load().published(after) }
+
+func (s *state) published(after uint64) []imgd.Release {
 	var rels []imgd.Release
-	for _, rel := range x.state.Load().releases {
+	for _, rel := range s.releases {
 		if rel.State == imgd.ReleasePublished && rel.Seq > after {
 			rels = append(rels, rel)
 		}

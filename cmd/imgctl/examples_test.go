@@ -104,7 +104,7 @@ func example(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	wantCode := 0
 	w := worldOf(ts)
-	if strings.Contains(line, "events -f") {
+	if strings.Contains(line, "events -f") || strings.Contains(line, "imgctl watch") {
 		wantCode = 8
 		ts.Check(cmd.Start())
 		ts.Check(w.await(ctx, func() bool { return w.watched > 0 }))

@@ -76,7 +76,7 @@ func newWorld(dir string) (*world, error) {
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
 			Now: func() time.Time { return epoch.Add(time.Hour) }},
-		Index: w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
+		Index: watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
@@ -133,7 +133,7 @@ func (w *world) close() {
 // cutting cuts connections off in the middle of streams, as long as it is to.
 func (w *world) cutting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if !strings.HasSuffix(r.URL.Path, "/log") && r.URL.Path != "/v1/events" {
+		if !strings.HasSuffix(r.URL.Path, "/log") && r.URL.Path != "/v1/events" && r.URL.Path != "/v1/watch" {
 			next.ServeHTTP(rw, r)
 			return
 		}
@@ -220,6 +220,19 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 
 func (w *world) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
+}
+
+// A watchedIndex tells who waits for its next entry.
+type watchedIndex struct {
+	*index.Index
+	w *world
+}
+
+func (x watchedIndex) Wait(ctx context.Context, seq uint64) error {
+	if seq > x.Seq() {
+		x.w.change(func() { x.w.watched++ })
+	}
+	return x.Index.Wait(ctx, seq)
 }
 
 // In pushedImages every digest is an image, whoever has pushed it.

@@ -31,6 +31,10 @@ type Index interface {
 	// Find answers the records that f chooses, in its order, whether there are
 	// more of them behind its limit, and the sequence they stand for.
 	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)
+	// Changes are what the entries after seq did to records, of one image if it is
+	// not empty, in their order, and the entry up to which these are all. There
+	// are at most limit of them: more follow behind that entry.
+	Changes(seq uint64, image string, limit int) (changes []imgd.Change, upTo uint64)
 	// Wait waits until entry seq is folded, or ctx is done.
 	Wait(ctx context.Context, seq uint64) error
 }

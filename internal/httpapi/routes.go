@@ -46,6 +46,7 @@ func (a *API) table() map[string]map[string]method {
 		"/v1/letters/{id}":              {http.MethodGet: a.getLetter},
 		"/v1/releases":                  {http.MethodGet: a.listReleases},
 		"/v1/events":                    {http.MethodGet: a.getEvents},
+		"/v1/watch":                     {http.MethodGet: a.watch},
 		"/v1/version":                   {http.MethodGet: a.getVersion},
 		"/v1/reload":                    {http.MethodPost: a.reload},
 		"/metrics":                      {http.MethodGet: a.metrics()},
