@@ -92,14 +92,14 @@ func (w *world) check() {
 	for key, root := range w.tags {
 		tag := key[strings.LastIndex(key, ":")+1:]
 		rel, ok := w.index.Wanted(demoImage, tag)
-		if lost := ok && !w.roots[rel.Root.Digest]; !lost && rel.Root.Digest != root && w.refuses[key] == 0 {
+		if lost := ok && rel.Root.Digest != "" && !w.roots[rel.Root.Digest]; !lost && rel.Root.Digest != root && w.refuses[key] == 0 {
 			w.t.Errorf("registry says %s for %s, the index %s (I6)", root, key, rel.Root.Digest)
 		}
 	}
 	for _, rel := range w.index.Published(0) {
 		for _, t := range rel.Taken() {
 			for _, repository := range w.repos {
-				if want, _ := w.index.Wanted(demoImage, t.Name); w.tags[at(repository, t.Name)] == "" && w.roots[want.Root.Digest] {
+				if want, _ := w.index.Wanted(demoImage, t.Name); w.tags[at(repository, t.Name)] == "" && w.roots[want.Root.Digest] && w.refuses[at(repository, t.Name)] == 0 {
 					w.t.Errorf("%s is published and %s has no %s", rel.ID, repository, t.Name)
 				}
 			}

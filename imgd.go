@@ -260,6 +260,8 @@ type Release struct {
 	Source       string               `json:"source"` // Project.Source, or what was said of a pushed one
 	Labels       map[string]string    `json:"labels,omitempty"`
 	Pushed       bool                 `json:"pushed,omitempty"`   // by another CI: imgd reads its tags and never writes them
+	Command      CommandName          `json:"command,omitempty"`  // of an operator, that made it of what is there; "" of builds and what was pushed
+	Removes      string               `json:"removes,omitempty"`  // of an untag: the release that held the tag
 	ExpiresAt    time.Time            `json:"expiresAt,omitzero"` // of its records
 
 	AdmittedAt  time.Time `json:"admittedAt,omitzero"`

@@ -79,7 +79,10 @@ func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) e
 		return p.readTag(ctx, tag, want)
 	}
 	repositories := p.repositories(image)
-	if len(repositories) == 0 {
+	if want.Command != "" {
+		repositories = p.homes(want)
+	}
+	if len(repositories) == 0 && want.Command == "" {
 		return fmt.Errorf("%w %s: put its project back to let it go on", errNoRepository, image)
 	}
 	var stayed error
@@ -106,7 +109,8 @@ func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) e
 // admitted meanwhile may have written it already.
 func (p *Pipeline) orphan(image, tag string, names digest.Digest) bool {
 	now, _ := p.Lookup.Wanted(image, tag)
-	return now.Root.Digest == "" && p.Lookup.Made(image, names)
+	removed, _ := p.Lookup.Release(now.Removes) // what another CI pushed is removed by an untag only
+	return now.Root.Digest == "" && (p.Lookup.Made(image, tag, names) || names == removed.Root.Digest)
 }
 
 // settleBack settles a tag that nobody is about to take. What stays as it is

@@ -120,7 +120,7 @@ func (k *worker) Tag(ctx context.Context, repository, tag string, root ocispec.D
 
 // lateTag is Tag where the index may want another root by the time of the write.
 func (w *world) lateTag(repository, tag string, root digest.Digest) error {
-	if !w.index.Made(demoImage, root) {
+	if !w.index.Made(demoImage, "", root) {
 		w.t.Errorf("tag %s is written with %s, which was never admitted (I5)", tag, root)
 	}
 	return w.put(at(repository, tag), root)

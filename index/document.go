@@ -282,6 +282,8 @@ func readRelease(line string) *release {
 			r.root = digest.Digest(value.Get("digest").Str)
 		case "pushed":
 			r.pushed = value.Bool()
+		case "command":
+			r.commanded = value.Str != ""
 		case "seq":
 			r.seq = value.Uint()
 		}

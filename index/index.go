@@ -137,7 +137,7 @@ func (x *Index) look(rel imgd.Release) view {
 	x.view.RLock()
 	defer x.view.RUnlock()
 	v := view{tags: map[string]tagState{}, releases: map[string]imgd.Release{}, touched: map[string]uint64{},
-		made: func(root digest.Digest) bool { return x.Made(rel.Image, root) }}
+		made: func(tag string, root digest.Digest) bool { return x.Made(rel.Image, tag, root) }}
 	if newest := x.state.newest(rel.Request.ID); newest != nil {
 		v.newest = newest.text.get()
 	}
@@ -148,8 +148,13 @@ func (x *Index) look(rel imgd.Release) view {
 		}
 		v.tags[t.Name], v.touched[t.Name] = tag.text.get(), tag.touched
 		for _, id := range []string{tag.claim, tag.holder} {
-			if owner := x.state.release(id); owner != nil {
-				v.releases[id] = owner.text.get()
+			owner, ok := valueOf(x.state.release(id))
+			if !ok {
+				continue
+			}
+			v.releases[id] = owner
+			if removed, ok := valueOf(x.state.release(owner.Removes)); ok {
+				v.releases[owner.Removes] = removed
 			}
 		}
 	}
@@ -336,23 +341,28 @@ func (x *Index) Open() []imgd.Release {
 // are told are looked for one by one.
 func (x *Index) Published(after uint64) []imgd.Release {
 	x.view.RLock()
-	published := slices.Clone(x.state.untold)
-	if after < x.state.told {
-		published = nil
-		x.state.releases.Scan(func(r *release) bool {
-			if r.published {
-				published = append(published, r)
-			}
-			return true
-		})
-	}
+	untold, told := slices.Clone(x.state.untold), x.state.told
 	x.view.RUnlock()
+	if after < told {
+		return x.freeze().published(after)
+	}
 	var rels []imgd.Release
-	for _, r := range published {
+	for _, r := range untold {
 		if r.seq > after {
 			rels = append(rels, r.text.get())
 		}
 	}
+	return rels
+}
+
+func (z frozen) published(after uint64) []imgd.Release {
+	var rels []imgd.Release
+	z.releases.Scan(func(r *release) bool {
+		if r.published && r.seq > after {
+			rels = append(rels, r.text.get())
+		}
+		return true
+	})
 	slices.SortFunc(rels, func(a, b imgd.Release) int { return cmp.Compare(a.Seq, b.Seq) })
 	return rels
 }
@@ -395,10 +405,10 @@ func (x *Index) Repositories(image string) []string {
 }
 
 // Made is imgd.Lookup.Made.
-func (x *Index) Made(image string, root digest.Digest) bool {
+func (x *Index) Made(image, tag string, root digest.Digest) bool {
 	x.view.RLock()
 	defer x.view.RUnlock()
-	return x.state.made(image, root)
+	return x.state.made(image, tag, root)
 }
 
 // Records are all records, sorted bytewise by image, tag and platform, and the

@@ -227,7 +227,7 @@ func (m *machine) view() string {
 	for _, id := range m.model.admitted {
 		rel, _ := x.Release(id)
 		newest, _ := x.Newest(rel.Request.ID)
-		out = append(out, rel, newest.ID, x.Made(image, rel.Root.Digest), x.Published(rel.Seq))
+		out = append(out, rel, newest.ID, x.Made(image, "", rel.Root.Digest), x.Published(rel.Seq))
 	}
 	for _, name := range sorted(m.model.tags) {
 		wanted, _ := x.Wanted(image, name)

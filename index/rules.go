@@ -16,11 +16,11 @@ import (
 
 // A view is what a decision about a release needs to know of one state.
 type view struct {
-	newest   imgd.Release            // of its request, zero if there is none
-	tags     map[string]tagState     // of its image, those it wants
-	releases map[string]imgd.Release // which claim or hold those
-	made     func(root digest.Digest) bool
-	touched  map[string]uint64 // last entry about each of the tags
+	newest   imgd.Release                              // of its request, zero if there is none
+	tags     map[string]tagState                       // of its image, those it wants
+	releases map[string]imgd.Release                   // which claim or hold those, or were removed by those
+	made     func(tag string, root digest.Digest) bool // see state.made
+	touched  map[string]uint64                         // last entry about each of the tags
 }
 
 // decide is admission: one decision, by rules 1 to 6 of the design, over one
@@ -37,6 +37,9 @@ func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *as
 	rel.State = imgd.ReleaseAdmitted
 	rel.Tags = slices.Clone(rel.Tags)
 	rel.Lapsed = nil
+	if rel.Command != "" {
+		v.complete(&rel)
+	}
 	// Version tags come first: they may end the request, or set its root.
 	for _, immutable := range []bool{true, false} {
 		for i := range rel.Tags {
@@ -45,8 +48,11 @@ func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *as
 			}
 			c := claim{view: v, tag: v.tags[rel.Tags[i].Name], rel: &rel, want: rel.Tags[i], ask: ask}
 			decide := c.reason
-			if rel.Pushed {
+			switch {
+			case rel.Pushed:
 				decide = c.pushed
+			case rel.Command != "":
+				decide = c.commanded
 			}
 			reason, err := decide(ctx)
 			if err != nil {
@@ -94,6 +100,9 @@ func (c claim) reason(ctx context.Context) (string, error) {
 	if c.tag.Tag != "" && c.tag.Kind != c.want.Kind {
 		return c.otherKind()
 	}
+	if why := c.overruled(); why != "" {
+		return why, nil
+	}
 	switch c.want.Kind {
 	case version.KindVersion:
 		return "", c.takeVersion(ctx)
@@ -139,8 +148,14 @@ func (c claim) owner() string {
 // had says that the release has a tag.
 func had(owner imgd.Release) string {
 	verb := "held"
-	if owner.State == imgd.ReleaseAdmitted {
+	switch {
+	case owner.Root.Digest == "":
+		verb = "removed"
+	case owner.State == imgd.ReleaseAdmitted:
 		verb = "claimed"
+	}
+	if owner.Command != "" {
+		return fmt.Sprintf("%s by release %s (%s by %s)", verb, owner.ID, owner.Command, cmp.Or(owner.Request.By, "unknown"))
 	}
 	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, cmp.Or(owner.Request.Ref, "pushed by another CI"), owner.Request.Commit)
 }
@@ -164,24 +179,25 @@ func (c claim) takeVersion(ctx context.Context) error {
 // takeFrom takes the tag from one owner. Of what another CI has pushed and nobody
 // has read, one digest is all that is known; the root of it is never taken over.
 func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
-	if !owner.Read() && c.rel.Has(owner.Root.Digest) {
+	named := c.named(owner)
+	if !named.Read() && c.rel.Has(named.Root.Digest) {
 		return nil
 	}
-	if imgd.SameDigests(owner.Platforms, c.rel.Platforms) {
-		return c.takeSame(ctx, owner)
+	if imgd.SameDigests(named.Platforms, c.rel.Platforms) {
+		return c.takeSame(ctx, named)
 	}
 	if c.rel.Request.Force {
 		return nil
 	}
-	if owner.Request.Commit != c.rel.Request.Commit {
-		return c.conflict(owner.Root.Digest, had(owner))
+	if named.Request.Commit != c.rel.Request.Commit {
+		return c.conflict(named.Root.Digest, had(owner))
 	}
-	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
+	lost, err := c.ask.lost(ctx, c.rel.Repositories, named)
 	if err != nil || lost {
 		return err
 	}
 	return fmt.Errorf("%s:%s names %s of the same commit, %s; this build made %s, so it is not reproducible: %w",
-		c.rel.Image, c.want.Name, owner.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
+		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
 }
 
 // takeSame takes the tag with the root that it has, as fresh provenance is no
@@ -206,7 +222,7 @@ func (c claim) takeUnheld(ctx context.Context) error {
 	}
 	for _, repository := range c.rel.Repositories {
 		there, err := c.ask.tagged(ctx, repository, c.want.Name)
-		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.view.made(there) {
+		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.view.made(c.want.Name, there) {
 			continue
 		}
 		if errors.Is(err, imgd.ErrInvalid) {
@@ -237,6 +253,9 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	for _, owner := range c.owners() {
+		if owner.Root.Digest == "" {
+			continue // removed
+		}
 		if lost, err := c.ask.lost(ctx, c.rel.Repositories, owner); err != nil || !lost {
 			return had(owner), err
 		}
@@ -250,7 +269,7 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 func (c claim) takeMoving(ctx context.Context) (string, error) {
 	newest := c.tag.Mark
 	if claimed, ok := c.view.releases[c.tag.Claim]; ok {
-		newest = markOf(claimed)
+		newest = stamped(c.tag, claimed)
 	}
 	if c.want.Kind == version.KindBranch {
 		if in, err := c.ask.inHead(ctx, c.rel.Request, c.rel.Request.Commit); err != nil || !in {
@@ -304,7 +323,7 @@ func (c claim) again(ctx context.Context, later bool) (bool, error) {
 		return false, nil
 	}
 	owner, held := c.view.releases[c.tag.owner()]
-	if c.rel.Request.Rebuild || !held {
+	if c.rel.Request.Rebuild || !held || owner.Root.Digest == "" {
 		return true, nil
 	}
 	return c.ask.lost(ctx, c.rel.Repositories, owner)
@@ -328,11 +347,11 @@ func publication(s *state, rel imgd.Release) []publishedTag {
 		if holder != nil {
 			p.Previous = holder.root
 		}
-		if holder == nil || holder.root != rel.Root.Digest {
-			p.Generation++
+		if rel.Root.Digest != "" && (holder == nil || holder.root != rel.Root.Digest) {
+			p.Generation++ // a removal ends the one that there was
 		}
-		if stamp := markOf(rel); !t.Kind.Immutable() && !(rel.Pushed && tag.Mark.AskedAt.After(stamp.AskedAt)) {
-			p.Mark = stamp
+		if !t.Kind.Immutable() {
+			p.Mark = stamped(tag, rel)
 		}
 		tags = append(tags, p)
 	}

@@ -62,11 +62,12 @@ type release struct {
 	open      bool
 	published bool
 	pushed    bool
+	commanded bool // by an operator
 	text      stored[imgd.Release]
 }
 
 func newRelease(rel imgd.Release) *release {
-	r := &release{id: rel.ID, image: rel.Image, root: rel.Root.Digest, seq: rel.Seq, pushed: rel.Pushed}
+	r := &release{id: rel.ID, image: rel.Image, root: rel.Root.Digest, seq: rel.Seq, pushed: rel.Pushed, commanded: rel.Command != ""}
 	r.stand(rel.State)
 	r.text.value.Store(&rel)
 	return r
@@ -236,7 +237,11 @@ func (s *state) list(r *release) {
 	}
 }
 
-func (s *state) link(r *release) { s.roots[r.root] = &link{release: r, next: s.roots[r.root]} }
+func (s *state) link(r *release) {
+	if r.root != "" { // an untag has none
+		s.roots[r.root] = &link{release: r, next: s.roots[r.root]}
+	}
+}
 
 func (s *state) relink(r *release) {
 	for l := s.roots[r.root]; l != nil; l = l.next {
@@ -246,11 +251,16 @@ func (s *state) relink(r *release) {
 	}
 }
 
-// made reports whether imgd, not another CI, has made the root for the image:
-// else it would be imgd's to remove, and to write over.
-func (s *state) made(image string, root digest.Digest) bool {
+// made reports whether the root is imgd's under the tag: one that it has made for
+// the image, or has put there by a command. What another CI has pushed would else
+// be imgd's to remove, and to write over.
+func (s *state) made(image, tag string, root digest.Digest) bool {
 	for l := s.roots[root]; l != nil; l = l.next {
-		if l.release.image == image && !l.release.pushed {
+		r := l.release
+		if r.image != image || r.pushed {
+			continue
+		}
+		if !r.commanded || slices.ContainsFunc(r.text.get().Tags, func(t imgd.ReleaseTag) bool { return t.Name == tag }) {
 			return true
 		}
 	}

@@ -63,7 +63,7 @@ image line of a compose file or of a Kubernetes manifest, IMAGE=… for a shell.
 				return usage("-o %s wants a tag, as in: imgctl get %s:latest -o %s", o.format, r.image, o.format)
 			}
 			if r.tag == "" {
-				return a.printImage(cmd, r.image, &o)
+				return a.printImage(cmd, r.image, nil, &o)
 			}
 			return a.get(cmd, r, &o)
 		},

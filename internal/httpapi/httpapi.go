@@ -28,6 +28,13 @@ type Index interface {
 	// Records are all records, sorted bytewise by image, tag and platform, and
 	// the sequence they stand for. The slice is not changed by either side.
 	Records() ([]imgd.Record, uint64)
+	// Find answers the records that f chooses, in its order, whether there are
+	// more of them behind its limit, and the sequence they stand for.
+	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)
+	// Changes are what the entries after seq did to records, of one image if it is
+	// not empty, in their order, and the entry up to which these are all. There
+	// are at most limit of them: more follow behind that entry.
+	Changes(seq uint64, image string, limit int) (changes []imgd.Change, upTo uint64)
 	// Wait waits until entry seq is folded, or ctx is done.
 	Wait(ctx context.Context, seq uint64) error
 }
@@ -136,7 +143,7 @@ type Gauges struct {
 	Restarts func() uint64
 }
 
-// Config is what the API answers from. Projects to Recorder must be set.
+// Config is what the API answers from. Projects to Commander must be set.
 type Config struct {
 	Projects *imgd.Projects
 	Index    Index
@@ -150,6 +157,8 @@ type Config struct {
 	Events   Events
 	Drifts   imgd.Drifts
 	Recorder Recorder
+	// Commander is the same pipeline for operators.
+	Commander Commander
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

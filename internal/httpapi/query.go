@@ -33,8 +33,8 @@ type List[T any] struct {
 // A query is what stands behind the question mark.
 type query struct{ values url.Values }
 
-// repeatable is the parameter that may be given more than once.
-const repeatable = "what"
+// repeatable are the parameters that may be given more than once.
+var repeatable = []string{"what", "label"}
 
 // parse refuses what is not known: a misspelt filter would answer too much.
 func parse(r *http.Request, known ...string) (query, error) {
@@ -46,7 +46,7 @@ func parse(r *http.Request, known ...string) (query, error) {
 		if !slices.Contains(known, name) {
 			return query{}, usage(fmt.Sprintf("%s does not take the parameter %q; it takes %q", r.URL.Path, name, known))
 		}
-		if len(all) > 1 && name != repeatable {
+		if len(all) > 1 && !slices.Contains(repeatable, name) {
 			return query{}, usage(fmt.Sprintf("parameter %q is given twice", name))
 		}
 	}

@@ -82,6 +82,8 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 		}),
 		Recorder: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
 			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
+		Commander: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}),
+			Capturer: registry{w}, Tagger: registry{w}, Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(time.Hour) }},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
@@ -177,6 +179,24 @@ func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (oc
 		return platforms[0], platforms, nil
 	}
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}, platforms, nil
+}
+
+func (r registry) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken == nil {
+		r.served[repository+":"+tag] = root.Digest
+	}
+	return r.broken
+}
+
+func (r registry) Untag(_ context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken == nil && ours(r.served[repository+":"+tag]) {
+		delete(r.served, repository+":"+tag)
+	}
+	return r.broken
 }
 
 // Submit takes a request as events does, and fails the test if it is none.
