@@ -425,9 +425,25 @@ func (x *Index) Records() ([]imgd.Record, uint64) {
 	return records, z.seq
 }
 
-// Tag are the records of a tag, by platform, each in its JSON. The slice is
-// shared: do not change it.
-func (x *Index) Tag(image, name string) []string {
+// Count is how many records there are.
+func (x *Index) Count() (n int) {
+	z := x.freeze()
+	z.tags.Scan(func(t *tag) bool { n += len(t.lines(z.releases)); return true })
+	return n
+}
+
+// Tag are the records of a tag, by platform.
+func (x *Index) Tag(image, name string) []imgd.Record {
+	var records []imgd.Record
+	for _, line := range x.Lines(image, name) {
+		records = append(records, unmarshal[imgd.Record](line))
+	}
+	return records
+}
+
+// Lines are the records of a tag, by platform, each as its line in images.json.
+// The slice is shared: do not change it.
+func (x *Index) Lines(image, name string) []string {
 	x.view.RLock()
 	defer x.view.RUnlock()
 	t := x.state.tags[tagKey{image, name}]

@@ -63,7 +63,7 @@ func (a *API) found(r *http.Request, q query, image string) (list List[imgd.Reco
 	if f.After, err = q.after(f.Sort); err != nil {
 		return list, err
 	}
-	if _, _, err := a.records(r.Context(), q); err != nil { // once seq= is folded
+	if _, err := a.seq(r.Context(), q); err != nil { // once seq= is folded
 		return list, err
 	}
 	items, more, seq := a.Index.Find(f)

@@ -24,13 +24,13 @@ func (a *API) history(w http.ResponseWriter, r *http.Request, image, tag string)
 	if err != nil {
 		return err
 	}
-	all, seq, err := a.records(r.Context(), q)
+	seq, err := a.seq(r.Context(), q)
 	if err != nil {
 		return err
 	}
 	steps := imgd.Steps(tag, a.Index.History(image, tag))
 	if len(steps) == 0 {
-		return a.unknown(all, image, tag)
+		return a.unknown(image, tag)
 	}
 	list, err := page(q, steps, max(seq, steps[0].Seq), stepKey)
 	if err != nil {

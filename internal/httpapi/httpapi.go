@@ -25,9 +25,12 @@ import (
 // Index is what queries are answered from. It sees durable entries only.
 type Index interface {
 	imgd.Lookup
-	// Records are all records, sorted bytewise by image, tag and platform, and
-	// the sequence they stand for. The slice is not changed by either side.
-	Records() ([]imgd.Record, uint64)
+	// Seq is the last entry that is folded.
+	Seq() uint64
+	// Count is how many records there are.
+	Count() int
+	// Tag are the records of a tag, by platform.
+	Tag(image, name string) []imgd.Record
 	// Find answers the records that f chooses, in its order, whether there are
 	// more of them behind its limit, and the sequence they stand for.
 	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)

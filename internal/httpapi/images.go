@@ -46,7 +46,7 @@ func (a *API) listImages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := a.records(r.Context(), q); err != nil { // once seq= is folded
+	if _, err := a.seq(r.Context(), q); err != nil { // once seq= is folded
 		return err
 	}
 	sort := f.Sort
@@ -124,12 +124,11 @@ func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) erro
 	if err != nil {
 		return err
 	}
-	all, _ := a.Index.Records()
-	records := ofImage(all, image)
-	if len(records) == 0 {
-		return a.unknown(all, image, "")
+	first, _, _ := a.Index.Find(imgd.Find{Image: image, Limit: 1})
+	if len(first) == 0 {
+		return a.unknown(image, "")
 	}
-	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, records[0].Release), List: list})
+	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, first[0].Release), List: list})
 }
 
 func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) error {
@@ -137,13 +136,13 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 	if err != nil {
 		return err
 	}
-	all, seq, err := a.records(r.Context(), q)
+	seq, err := a.seq(r.Context(), q)
 	if err != nil {
 		return err
 	}
-	records := ofTag(all, image, tag)
+	records := a.Index.Tag(image, tag)
 	if len(records) == 0 {
-		return a.unknown(all, image, tag)
+		return a.unknown(image, tag)
 	}
 	return answer(w, http.StatusOK, TagAnswer{
 		Image: image, Tag: tag, Root: records[0].Root(), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
@@ -151,9 +150,9 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 }
 
 // unknown says what is not in the index.
-func (a *API) unknown(all []imgd.Record, image, tag string) error {
+func (a *API) unknown(image, tag string) error {
 	detail := fmt.Sprintf("nothing is published as %s:%s; GET /v1/images/%s has the image's tags", image, tag, image)
-	if len(ofImage(all, image)) == 0 {
+	if first, _, _ := a.Index.Find(imgd.Find{Image: image, Limit: 1}); len(first) == 0 {
 		detail = fmt.Sprintf("nothing is published of an image %s; GET /v1/images has those there are", image)
 	}
 	owner, claimed := a.Index.Wanted(image, tag)
@@ -165,30 +164,6 @@ func (a *API) unknown(all []imgd.Record, image, tag string) error {
 		detail = fmt.Sprintf("%s:%s is being published, and not in the index yet", image, tag)
 	}
 	return problem(http.StatusNotFound, CodeNotFound, detail)
-}
-
-// ofImage is the part of the sorted records that is of the image.
-func ofImage(records []imgd.Record, image string) []imgd.Record {
-	from, found := slices.BinarySearchFunc(records, image, func(r imgd.Record, name string) int { return strings.Compare(r.Image, name) })
-	if !found {
-		return nil
-	}
-	n := slices.IndexFunc(records[from:], func(r imgd.Record) bool { return r.Image != image })
-	if n < 0 {
-		return records[from:]
-	}
-	return records[from : from+n]
-}
-
-// ofTag are the records of one tag.
-func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
-	var found []imgd.Record
-	for _, r := range ofImage(records, image) {
-		if r.Tag == tag {
-			found = append(found, r)
-		}
-	}
-	return found
 }
 
 // repositories are those that config has for the image, in its order, else

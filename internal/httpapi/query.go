@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/imgd/imgd"
 )
 
 // Lists are cut into pages of at most maxLimit.
@@ -152,17 +150,16 @@ func listOf[T any](items []T, next, seq uint64) List[T] {
 	return list
 }
 
-// records are all records, once the entry that seq= names is folded.
-func (a *API) records(ctx context.Context, q query) ([]imgd.Record, uint64, error) {
+// seq is where the index stands once the entry that seq= names is folded.
+func (a *API) seq(ctx context.Context, q query) (uint64, error) {
 	seq, err := q.number("seq", 0)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	if err := a.folded(ctx, seq); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	records, at := a.Index.Records()
-	return records, at, nil
+	return a.Index.Seq(), nil
 }
 
 func (a *API) folded(ctx context.Context, seq uint64) error {
@@ -171,7 +168,7 @@ func (a *API) folded(ctx context.Context, seq uint64) error {
 	ctx, stop := a.waits.until(ctx)
 	defer stop()
 	if err := a.Index.Wait(ctx, seq); err != nil {
-		_, at := a.Index.Records()
+		at := a.Index.Seq()
 		return problem(http.StatusGatewayTimeout, CodeTimeout, fmt.Sprintf("the index is at entry %d and has not come to %d in time; is that of another index?", at, seq))
 	}
 	return nil

@@ -150,8 +150,8 @@ func (a *API) settled(ctx context.Context, q query, image, tag string) (*Verific
 			return v, err
 		}
 		claim, _ := a.Index.Wanted(image, tag)
-		all, seq := a.Index.Records()
-		if records := ofTag(all, image, tag); len(records) == 0 || records[0].Root() != v.Want {
+		seq := a.Index.Seq()
+		if records := a.Index.Tag(image, tag); len(records) == 0 || records[0].Root() != v.Want {
 			continue // the tag names something else since
 		}
 		if claim.Root.Digest == v.Want {
@@ -185,13 +185,13 @@ func (v *Verification) same() bool {
 
 // compare looks at the index first and then at every repository.
 func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verification, error) {
-	all, seq, err := a.records(ctx, q)
+	seq, err := a.seq(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	records := ofTag(all, image, tag)
+	records := a.Index.Tag(image, tag)
 	if len(records) == 0 {
-		return nil, a.unknown(all, image, tag)
+		return nil, a.unknown(image, tag)
 	}
 	v := &Verification{Image: image, Tag: tag, Want: records[0].Root(), Records: records, Seq: seq}
 	repositories := a.repositories(image, records[0].Release)

@@ -22,7 +22,7 @@ func (a *API) watch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, now := a.Index.Records()
+	now := a.Index.Seq()
 	since, err := q.number("since", now)
 	if err != nil {
 		return err
