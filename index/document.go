@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 
@@ -221,11 +222,11 @@ func (s *state) readTags(records, tags section) error {
 }
 
 func (s *state) readReleases(releases section) error {
-	s.roots = make(map[digest.Digest]*link, releases.len())
+	s.digests = make(map[digest.Digest]*link, releases.len())
 	err := releases.each(func(line string) error {
-		r := readRelease(line)
+		r, digests := readRelease(line)
 		s.releases.Load(r)
-		s.link(r)
+		s.link(r, digests)
 		s.list(r)
 		return nil
 	})
@@ -267,8 +268,9 @@ func readTag(line string) *tag {
 	return t
 }
 
-func readRelease(line string) *release {
-	r := new(release)
+func readRelease(line string) (r *release, digests []digest.Digest) {
+	r = new(release)
+	var found imgd.Release // of which only the digests are read
 	r.text.line.Store(&line)
 	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
 		switch name.Str {
@@ -280,6 +282,12 @@ func readRelease(line string) *release {
 			r.stand(imgd.ReleaseState(value.Str))
 		case "root":
 			r.root = digest.Digest(value.Get("digest").Str)
+			found.Root.Digest = r.root
+		case "platforms":
+			value.ForEach(func(_, platform gjson.Result) bool {
+				found.Platforms = append(found.Platforms, ocispec.Descriptor{Digest: digest.Digest(platform.Get("digest").Str)})
+				return true
+			})
 		case "pushed":
 			r.pushed = value.Bool()
 		case "command":
@@ -289,7 +297,7 @@ func readRelease(line string) *release {
 		}
 		return true
 	})
-	return r
+	return r, digestsOf(found)
 }
 
 // checkSum checks the crc32c on the last line over every byte before it.

@@ -107,11 +107,11 @@ type state struct {
 	sorted   *btree.BTreeG[*tag] // the same, by image and name
 	releases *btree.BTreeG[*release]
 	open     map[string]*release
-	untold   []*release // published after told, by seq
-	roots    map[digest.Digest]*link
+	untold   []*release              // published after told, by seq
+	digests  map[digest.Digest]*link // of roots and platforms
 }
 
-// A link is one of the releases that have a root.
+// A link is one of the releases that have a digest.
 type link struct {
 	release *release
 	next    *link
@@ -119,7 +119,7 @@ type link struct {
 
 func newState(id string) *state {
 	return &state{
-		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, roots: map[digest.Digest]*link{},
+		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, digests: map[digest.Digest]*link{},
 		sorted:   btree.NewBTreeGOptions((*tag).before, btree.Options{NoLocks: true}),
 		releases: btree.NewBTreeGOptions((*release).before, btree.Options{NoLocks: true}),
 	}
@@ -218,10 +218,11 @@ func (s *state) addTag(t *tag) {
 func (s *state) setRelease(rel imgd.Release) { s.addRelease(newRelease(rel)) }
 
 func (s *state) addRelease(r *release) {
+	digests := digestsOf(r.text.get())
 	if _, known := s.releases.Set(r); known {
-		s.relink(r)
+		s.relink(r, digests)
 	} else {
-		s.link(r)
+		s.link(r, digests)
 	}
 	delete(s.open, r.id)
 	s.list(r)
@@ -237,16 +238,32 @@ func (s *state) list(r *release) {
 	}
 }
 
-func (s *state) link(r *release) {
-	if r.root != "" { // an untag has none
-		s.roots[r.root] = &link{release: r, next: s.roots[r.root]}
+// digestsOf are those by which a release is found. An untag has none.
+func digestsOf(rel imgd.Release) []digest.Digest {
+	var all []digest.Digest
+	if rel.Root.Digest != "" {
+		all = append(all, rel.Root.Digest)
+	}
+	for _, p := range rel.Platforms {
+		if !slices.Contains(all, p.Digest) {
+			all = append(all, p.Digest)
+		}
+	}
+	return all
+}
+
+func (s *state) link(r *release, digests []digest.Digest) {
+	for _, d := range digests {
+		s.digests[d] = &link{release: r, next: s.digests[d]}
 	}
 }
 
-func (s *state) relink(r *release) {
-	for l := s.roots[r.root]; l != nil; l = l.next {
-		if l.release.id == r.id {
-			l.release = r
+func (s *state) relink(r *release, digests []digest.Digest) {
+	for _, d := range digests {
+		for l := s.digests[d]; l != nil; l = l.next {
+			if l.release.id == r.id {
+				l.release = r
+			}
 		}
 	}
 }
@@ -255,9 +272,9 @@ func (s *state) relink(r *release) {
 // the image, or has put there by a command. What another CI has pushed would else
 // be imgd's to remove, and to write over.
 func (s *state) made(image, tag string, root digest.Digest) bool {
-	for l := s.roots[root]; l != nil; l = l.next {
+	for l := s.digests[root]; l != nil; l = l.next {
 		r := l.release
-		if r.image != image || r.pushed {
+		if r.image != image || r.root != root || r.pushed {
 			continue
 		}
 		if !r.commanded || slices.ContainsFunc(r.text.get().Tags, func(t imgd.ReleaseTag) bool { return t.Name == tag }) {

@@ -223,6 +223,15 @@ func largeIndexes(ctx context.Context, dir string, progress io.Writer) (figures 
 	}
 	biggest := all[len(all)-1]
 	figures = append(figures, figure{Name: "lookup/tag", Value: biggest.lookups(), Unit: "a second"}.atLeast(lookupGoal))
+	pages, err := biggest.firstPages()
+	if err != nil {
+		return nil, err
+	}
+	overHTTP, err := biggest.httpLookups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	figures = append(append(figures, pages...), overHTTP...)
 	for range indexRounds {
 		for _, l := range all {
 			if err := l.round(ctx); err != nil {
@@ -285,6 +294,29 @@ func (l *large) round(ctx context.Context) error {
 		l.single = append(l.single, milliseconds(time.Since(began)))
 	}
 	return nil
+}
+
+// pageSize is what a list has when it is not asked for more or fewer.
+const pageSize = 100
+
+// firstPages are the times of the first page of all records, and of those that have a digest.
+func (l *large) firstPages() ([]figure, error) {
+	var pages, digests []float64
+	for range indexRounds {
+		began := time.Now()
+		found, _, _ := l.Find(imgd.Find{Limit: pageSize})
+		pages = append(pages, milliseconds(time.Since(began)))
+		want := madeRelease(rand.IntN(l.n)).Root.Digest
+		began = time.Now()
+		named, _, _ := l.Find(imgd.Find{Limit: pageSize, Digest: want})
+		digests = append(digests, milliseconds(time.Since(began)))
+		if len(found) != pageSize || len(named) != 1 || named[0].Digest != want {
+			return nil, fmt.Errorf("found %d records on a page, and %d of a digest", len(found), len(named))
+		}
+	}
+	return []figure{
+		{Name: "lookup/page", Value: median(pages), Unit: "ms for the first page"},
+		{Name: "lookup/digest", Value: median(digests), Unit: "ms"}}, nil
 }
 
 // lookups is how many tags a second are found, by as many goroutines as there are processors.
