@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/imgd/imgd"
 )
@@ -41,7 +42,7 @@ func encode(s *state) []byte {
 		return cmp.Or(cmp.Compare(x.Request.ID, y.Request.ID), cmp.Compare(number(x.ID), number(y.ID)))
 	}))
 	b.WriteByte('\n')
-	fmt.Fprintf(&b, "\"crc32c\":\"%08x\"}\n", crc32.Checksum(b.Bytes(), castagnoli))
+	b.WriteString(lastLine(checksum(b.Bytes())))
 	return b.Bytes()
 }
 
@@ -62,22 +63,24 @@ func list[T any](b *bytes.Buffer, name string, elements []T) {
 	b.WriteString("],")
 }
 
-// decode reads images.json and refuses what is not exactly as it was written.
-func decode(b []byte) (*state, error) {
-	var head struct {
-		Schema int `json:"schema"`
-	}
-	if err := json.Unmarshal(b, &head); err == nil && head.Schema > format {
-		return nil, fmt.Errorf("written in format %d; this imgd reads up to %d: use a newer imgd", head.Schema, format)
-	}
-	if err := checkSum(b); err != nil {
-		return nil, err
+// decode reads images.json, which lies at path, and refuses what is not exactly
+// as it was written, as a *damage, and what is of a newer format.
+func decode(path string, b []byte) (*state, error) {
+	var schema int
+	_, _ = fmt.Sscanf(string(b[:min(len(b), sector)]), `{"schema":%d,`, &schema) // else it is damaged
+	switch what := checkSum(b); {
+	case what != "" && schema > format:
+		return nil, &damage{path, 1, fmt.Sprintf("it says format %d, of which imgd reads up to %d, and %s; if a newer imgd has written it, use that", schema, format, what)}
+	case what != "":
+		return nil, &damage{path, badLine(b), what}
+	case schema > format:
+		return nil, fmt.Errorf("%s: written in format %d; this imgd reads up to %d: use a newer imgd", path, schema, format)
 	}
 	var doc document
 	decoder := json.NewDecoder(bytes.NewReader(b))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&doc); err != nil {
-		return nil, err
+		return nil, &damage{path, badLine(b), err.Error()}
 	}
 	s := newState(doc.ID)
 	s.seq, s.hash, s.told = doc.Seq, doc.Hash, doc.Told
@@ -88,20 +91,34 @@ func decode(b []byte) (*state, error) {
 		s.tags[tagKey{tag.Image, tag.Tag}] = tag
 	}
 	if !bytes.Equal(encode(s), b) {
-		return nil, errors.New("records, tags and releases contradict each other; restore the file from a backup")
+		return nil, &damage{path, 0, "records, tags and releases contradict each other, or are not in the form that imgd writes"}
 	}
 	return s, nil
 }
 
-// checkSum checks the crc32c on the last line over every byte before it.
-func checkSum(b []byte) error {
-	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
-	var last string
-	if _, err := fmt.Sscanf(string(b[end:]), "\"crc32c\":%q}\n", &last); err != nil {
-		return errors.New("the last line is not a crc32c: the file is cut short or was edited; restore it from a backup")
+// badLine is the 1-based line on which b stops being JSON, 0 if it does not.
+func badLine(b []byte) int {
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(b, new(json.RawMessage)); !errors.As(err, &syntax) {
+		return 0
 	}
-	if sum := fmt.Sprintf("%08x", crc32.Checksum(b[:end], castagnoli)); sum != last {
-		return fmt.Errorf("crc32c is %s where the file says %s: it is damaged or was edited; restore it from a backup", sum, last)
-	}
-	return nil
+	return 1 + bytes.Count(b[:max(0, syntax.Offset-1)], []byte("\n")) // the offset is behind what is wrong
 }
+
+// checkSum checks the crc32c on the last line over every byte before it, and
+// says what is wrong.
+func checkSum(b []byte) (what string) {
+	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
+	sum := checksum(b[:end])
+	switch last := string(b[end:]); {
+	case last == lastLine(sum):
+		return ""
+	case len(last) != len(lastLine(sum)) || !strings.HasPrefix(last, `"crc32c":"`):
+		return "the last line is not a crc32c: the file is cut short"
+	default:
+		return fmt.Sprintf("crc32c of what is above is %s where the last line says %s (after an edit by hand: imgd index check --fix-checksum)", sum, strings.TrimSpace(last))
+	}
+}
+
+// lastLine is the last line of images.json.
+func lastLine(sum string) string { return `"crc32c":"` + sum + "\"}\n" }
