@@ -75,8 +75,10 @@ func openFile(dir string, random io.Reader, log *slog.Logger) (*fileEngine, *sta
 	if err := f.acquire(); err != nil {
 		return nil, nil, err
 	}
-	_, was := f.signed()
-	err := f.sign(was)
+	_, was, err := f.signed()
+	if err == nil {
+		err = f.sign(was)
+	}
 	var s *state
 	if err == nil {
 		s, err = f.load(random, was)
@@ -140,11 +142,11 @@ func (f *fileEngine) sign(id string) error {
 }
 
 // signed is what the lock file says: the process that held it last, and the ID
-// of the index that was here.
-func (f *fileEngine) signed() (process, id string) {
-	b, _ := os.ReadFile(f.lock.Path()) // a new one is empty
+// of the index that was here. A new one is empty.
+func (f *fileEngine) signed() (process, id string, err error) {
+	b, err := os.ReadFile(f.lock.Path())
 	process, id, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
-	return process, id
+	return process, id, err
 }
 
 // acquire takes the lock file, which is never images.json itself: a rename
@@ -155,7 +157,7 @@ func (f *fileEngine) acquire() error {
 		return fmt.Errorf("lock %s: %w", f.lock.Path(), err)
 	}
 	if !ok {
-		process, _ := f.signed()
+		process, _, _ := f.signed() // in use it is all the same
 		return fmt.Errorf("%s is %w by process %s: one process at a time can have a file index open", f.dir, ErrInUse, cmp.Or(process, "unknown"))
 	}
 	return nil
