@@ -131,7 +131,7 @@ type straight struct {
 	*testing.T
 	publishBin, imgdBin string
 	dir                 string            // of the index
-	acked               map[string]string // tag -> digest that a publish has acknowledged
+	acked               map[string]string // tag -> digest that a publish has acknowledged, or an export has shown
 	tags                int
 
 	struck, failed, failedButDone int
@@ -172,10 +172,11 @@ func (p *straight) prepare(d disaster) {
 			p.mustPublish()
 		}
 		tag := p.next()
-		for p.journalSize() == 0 {
-			if _, err := p.traced(tag, "fsync", "inject=fsync:signal=KILL:when=1", "images.json.tmp"); err == nil {
-				p.Fatal("it was not killed")
-			}
+		if _, err := p.traced(tag, "fsync", "inject=fsync:signal=KILL:when=1", "images.json.tmp"); err == nil || len(p.hits) == 0 {
+			p.Fatalf("it was not killed: %v", err)
+		}
+		if !p.look(tag, "killed while it wrote images.json") {
+			p.Fatalf("the journal lacks %s", tag)
 		}
 		file, err := os.OpenFile(filepath.Join(p.dir, "journal"), os.O_WRONLY|os.O_APPEND, 0)
 		if err == nil {
@@ -185,14 +186,6 @@ func (p *straight) prepare(d disaster) {
 			p.Fatal(err)
 		}
 	}
-}
-
-func (p *straight) journalSize() int64 {
-	info, err := os.Stat(filepath.Join(p.dir, "journal"))
-	if err != nil {
-		p.Fatal(err)
-	}
-	return info.Size()
 }
 
 func (p *straight) mustPublish() {
@@ -291,6 +284,9 @@ func (p *straight) look(tag, where string) bool {
 	}
 	if digest, ok := has[tag]; ok && digest != digestOf(tag) {
 		p.Errorf("%s: %s has %s", where, tag, digest)
+	}
+	if has[tag] != "" {
+		p.acked[tag] = has[tag] // who has seen it counts on it
 	}
 	return has[tag] != ""
 }
