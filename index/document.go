@@ -12,12 +12,12 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tidwall/gjson"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/imgd/imgd"
 )
@@ -67,7 +67,7 @@ func (z frozen) writeTo(w io.Writer) error {
 	if err := d.to.Flush(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, lastLine(d.sum.Sum32()))
+	_, err := io.WriteString(w, lastLine(fmt.Sprintf("%08x", d.sum.Sum32())))
 	return err
 }
 
@@ -103,9 +103,10 @@ func (z frozen) rest() {
 	})
 }
 
-// decode reads images.json and refuses what is not exactly as it was written.
-// The state keeps b.
-func decode(b []byte) (*state, error) {
+// decode reads images.json, which lies at path, and refuses what is not exactly
+// as it was written, as a *damage, and what is of a newer format. The state keeps
+// b.
+func decode(path string, b []byte) (*state, error) {
 	head, rest, _ := strings.Cut(unsafe.String(unsafe.SliceData(b), len(b)), beginRecords) // b is nobody else's, and not changed
 	var h struct {
 		Schema int    `json:"schema"`
@@ -114,19 +115,24 @@ func decode(b []byte) (*state, error) {
 		Hash   string `json:"hash"`
 		Told   uint64 `json:"told"`
 	}
-	headErr := json.Unmarshal([]byte(head+`"end":1}`), &h)
-	if headErr == nil && h.Schema > format {
-		return nil, fmt.Errorf("written in format %d; this imgd reads up to %d: use a newer imgd", h.Schema, format)
-	}
-	if err := checkSum(b); err != nil {
-		return nil, err
-	}
-	if headErr != nil {
-		return nil, fmt.Errorf("line 1: %w", headErr)
+	headErr := json.Unmarshal([]byte(head+`"end":1}`), &h) // else it is damaged
+	switch what := checkSum(b); {
+	case what != "" && h.Schema > format:
+		return nil, &damage{path, 1, fmt.Sprintf("it says format %d, of which imgd reads up to %d, and %s; if a newer imgd has written it, use that", h.Schema, format, what)}
+	case what != "":
+		return nil, &damage{path, badLine(b), what}
+	case h.Schema > format:
+		return nil, fmt.Errorf("%s: written in format %d; this imgd reads up to %d: use a newer imgd", path, h.Schema, format)
+	case headErr != nil:
+		return nil, &damage{path, 1, headErr.Error()}
 	}
 	s := newState(h.ID)
 	s.seq, s.hash, s.told = h.Seq, h.Hash, h.Told
-	return s, s.read(rest)
+	if err := s.read(rest); err != nil {
+		err.file = path
+		return nil, err
+	}
+	return s, nil
 }
 
 // A section is one list of images.json, from behind its [ to before its end.
@@ -137,7 +143,7 @@ type section struct {
 
 // sections are the lists of records, tags and releases. Only a release has lists
 // in it, and so may have in it what ends one.
-func sections(rest string) (records, tags, releases section, err error) {
+func sections(rest string) (records, tags, releases section, err *damage) {
 	line := 1
 	next := func(end int, mark string) section {
 		s := section{rest[:max(end, 0)], line}
@@ -149,23 +155,23 @@ func sections(rest string) (records, tags, releases section, err error) {
 	tags = next(strings.Index(rest, beginReleases), beginReleases)
 	end := strings.LastIndex(rest, endReleases+"\n")
 	if end < 0 {
-		return records, tags, releases, errors.New("it lacks a list; restore the file from a backup")
+		return records, tags, releases, &damage{what: "it lacks a list"}
 	}
 	return records, tags, next(end, endReleases), nil
 }
 
 // each hands the elements of the list, which stand a line each, to do.
-func (s section) each(do func(element string) error) error {
+func (s section) each(do func(element string) error) *damage {
 	at := s.line
 	for rest := strings.TrimPrefix(s.text, "\n"); rest != ""; {
 		at++
 		line, after, more := strings.Cut(rest, "\n")
 		element, ok := strings.CutSuffix(line, ",")
 		if ok != more {
-			return fmt.Errorf("line %d does not end as it should; restore the file from a backup", at)
+			return &damage{line: at, what: "it does not end as it should"}
 		}
 		if err := do(element); err != nil {
-			return fmt.Errorf("line %d: %w; restore the file from a backup", at, err)
+			return &damage{line: at, what: err.Error()}
 		}
 		rest = after
 	}
@@ -176,18 +182,20 @@ func (s section) each(do func(element string) error) error {
 func (s section) len() int { return strings.Count(s.text, "\n") }
 
 // read fills s, of which the tags and the releases are not the same memory.
-func (s *state) read(rest string) error {
-	records, tags, releases, err := sections(rest)
-	if err != nil {
-		return err
+func (s *state) read(rest string) *damage {
+	records, tags, releases, bad := sections(rest)
+	if bad != nil {
+		return bad
 	}
-	var reading errgroup.Group
-	reading.Go(func() error { return s.readTags(records, tags) })
-	reading.Go(func() error { return s.readReleases(releases) })
-	return reading.Wait()
+	var badRelease *damage
+	var reading sync.WaitGroup
+	reading.Go(func() { badRelease = s.readReleases(releases) })
+	bad = s.readTags(records, tags)
+	reading.Wait()
+	return cmp.Or(bad, badRelease)
 }
 
-func (s *state) readTags(records, tags section) error {
+func (s *state) readTags(records, tags section) *damage {
 	s.tags = make(map[tagKey]*tag, tags.len())
 	if err := tags.each(func(line string) error {
 		t := readTag(line)
@@ -221,7 +229,7 @@ func (s *state) readTags(records, tags section) error {
 	return err
 }
 
-func (s *state) readReleases(releases section) error {
+func (s *state) readReleases(releases section) *damage {
 	s.digests = make(map[digest.Digest]*link, releases.len())
 	err := releases.each(func(line string) error {
 		r, digests := readRelease(line)
@@ -300,30 +308,42 @@ func readRelease(line string) (r *release, digests []digest.Digest) {
 	return r, digestsOf(found)
 }
 
-// checkSum checks the crc32c on the last line over every byte before it.
-func checkSum(b []byte) error {
-	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
-	want := lastLine(crc32.Checksum(b[:end], castagnoli))
-	switch {
-	case string(b[end:]) == want:
-		return nil
-	case len(b)-end == len(want) && bytes.HasPrefix(b[end:], []byte(want[:len(`"crc32c":`)])):
-		return fmt.Errorf("crc32c is %.*s where the file says %.*s: it is damaged or was edited; restore it from a backup", 8, want[10:], 8, b[end+10:])
+// badLine is the 1-based line on which b stops being JSON, 0 if it does not.
+func badLine(b []byte) int {
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(b, new(json.RawMessage)); !errors.As(err, &syntax) {
+		return 0
 	}
-	return errors.New("the last line is not a crc32c: the file is cut short or was edited; restore it from a backup")
+	return 1 + bytes.Count(b[:max(0, syntax.Offset-1)], []byte("\n")) // the offset is behind what is wrong
 }
 
-func lastLine(sum uint32) string { return fmt.Sprintf("\"crc32c\":\"%08x\"}\n", sum) }
+// checkSum checks the crc32c on the last line over every byte before it, and
+// says what is wrong.
+func checkSum(b []byte) (what string) {
+	end := bytes.LastIndex(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) + 1
+	sum := checksum(b[:end])
+	switch last := string(b[end:]); {
+	case last == lastLine(sum):
+		return ""
+	case len(last) != len(lastLine(sum)) || !strings.HasPrefix(last, `"crc32c":"`):
+		return "the last line is not a crc32c: the file is cut short"
+	default:
+		return fmt.Sprintf("crc32c of what is above is %s where the last line says %s (after an edit by hand: imgd index check --fix-checksum)", sum, strings.TrimSpace(last))
+	}
+}
+
+// lastLine is the last line of images.json.
+func lastLine(sum string) string { return `"crc32c":"` + sum + "\"}\n" }
 
 // consistent reports what in the state contradicts itself: all of images.json
 // follows from its tags and releases.
-func (s *state) consistent() error {
+func (s *state) consistent(path string) error {
 	again := newState(s.id)
 	again.seq, again.hash, again.told = s.seq, s.hash, s.told
 	s.releases.Scan(func(r *release) bool { again.setRelease(r.text.get()); return true })
 	s.sorted.Scan(func(t *tag) bool { again.setTag(t.text.get()); return true })
 	if !bytes.Equal(again.freeze().bytes(), s.freeze().bytes()) {
-		return errors.New("records, tags and releases contradict each other; restore the file from a backup")
+		return &damage{path, 0, "records, tags and releases contradict each other, or are not in the form that imgd writes"}
 	}
 	return nil
 }

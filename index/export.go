@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -42,8 +42,8 @@ func Check(dir string) (Finding, error) {
 	if err != nil {
 		return Finding{}, fmt.Errorf("check index: %w", err)
 	}
-	if err := s.consistent(); err != nil {
-		return Finding{}, fmt.Errorf("check index: %s: %w", filepath.Join(dir, fileName), err)
+	if err := s.consistent(filepath.Join(dir, fileName)); err != nil {
+		return Finding{}, fmt.Errorf("check index: %w", err)
 	}
 	found := Finding{ID: s.id, Tags: s.sorted.Len(), Releases: s.releases.Len(), Seq: s.seq, Ahead: s.seq - snapshot}
 	s.sorted.Scan(func(t *tag) bool { found.Records += len(t.lines(s.releases)); return true })
@@ -53,20 +53,51 @@ func Check(dir string) (Finding, error) {
 // readBeside reads what is in dir, where a daemon may write, and answers the
 // entry that images.json ends with.
 func readBeside(dir string) (s *state, snapshot uint64, err error) {
-	name := filepath.Join(dir, fileName)
 	for range readTries {
-		before, err := os.Stat(name)
-		if err != nil {
-			return nil, 0, err
+		before, lookErr := look(dir)
+		if lookErr != nil {
+			return nil, 0, lookErr
 		}
-		s, found, err := read(dir)
-		after, statErr := os.Stat(name)
-		if statErr == nil && !os.SameFile(before, after) {
+		var found found
+		s, found, err = read(dir)
+		after, lookErr := look(dir)
+		if lookErr == nil && (!before.same(after) || err != nil && !before.still(after)) {
 			continue
 		}
-		return s, found.snapshot, errors.Join(err, statErr)
+		return s, found.snapshot, errors.Join(err, lookErr)
 	}
-	return nil, 0, fmt.Errorf("%s was replaced each of %d times that it was read", name, readTries)
+	return nil, 0, errors.Join(err, fmt.Errorf("what is in %s was replaced each of %d times that it was read", dir, readTries))
+}
+
+// A glance at what is in an index's directory tells whether it was replaced
+// while it was read. The journal may be missing.
+type glance struct{ images, journal fs.FileInfo }
+
+func look(dir string) (g glance, err error) {
+	if g.images, err = os.Stat(filepath.Join(dir, fileName)); err != nil {
+		return g, err
+	}
+	g.journal, err = os.Stat(filepath.Join(dir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		g.journal, err = nil, nil
+	}
+	return g, err
+}
+
+// same reports whether images.json and the journal are the files that they were.
+// An older one's number may be given to another file, at another time.
+func (g glance) same(other glance) bool {
+	if g.journal == nil || other.journal == nil {
+		return g.journal == other.journal && sameTime(g.images, other.images)
+	}
+	return sameTime(g.images, other.images) && os.SameFile(g.journal, other.journal)
+}
+
+func sameTime(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) }
+
+// still reports whether nothing was written meanwhile.
+func (g glance) still(other glance) bool {
+	return g.journal == nil || sameTime(g.journal, other.journal) && g.journal.Size() == other.journal.Size()
 }
 
 // FixChecksum writes the last line of images.json in dir anew, for those who
@@ -83,7 +114,9 @@ func FixChecksum(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.lock.Unlock()) }()
-	if name := f.journaled(); name != "" {
+	if name, err := f.journaled(); err != nil {
+		return err
+	} else if name != "" {
 		return fmt.Errorf("%s has entries that follow images.json as it was: start imgd and stop it, and edit images.json then", name)
 	}
 	b, err := os.ReadFile(f.path(fileName))
@@ -94,13 +127,13 @@ func FixChecksum(dir string) (err error) {
 	if !bytes.HasPrefix(b[end:], []byte(`"crc32c":`)) {
 		return fmt.Errorf("%s does not end with a line of crc32c", f.path(fileName))
 	}
-	b = append(b[:end], lastLine(crc32.Checksum(b[:end], castagnoli))...)
-	s, err := decode(b)
+	b = append(b[:end], lastLine(checksum(b[:end]))...)
+	s, err := decode(f.path(fileName), b)
 	if err == nil {
-		err = s.consistent()
+		err = s.consistent(f.path(fileName))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.path(fileName), err)
+		return err
 	}
 	return f.replace(func(w io.Writer) error { _, err := w.Write(b); return err })
 }

@@ -27,8 +27,21 @@ func (x *Index) Snapshot() error {
 func (x *Index) Rotate() error {
 	return x.log.hold(func(frozen) error {
 		f := x.log.engine.(*fileEngine)
-		f.journal.size += rotateSize
-		err := f.rotate()
-		return err
+		f.rotateSize = 0
+		return f.once(f.rotate)
 	})
+}
+
+// Break makes what is written to the journal fail, with an outcome that nobody knows.
+func (x *Index) Break() error { return x.log.engine.(*fileEngine).journal.file.Close() }
+
+// OpenRotating is Open with journals of about that many bytes.
+func OpenRotating(config Config, size int64) (*Index, error) {
+	x, engine, err := load(config)
+	if err != nil {
+		return nil, err
+	}
+	engine.rotateSize = size
+	engine.start(x.log.hold, x.log.fail)
+	return x, nil
 }

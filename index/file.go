@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -55,8 +56,10 @@ type fileEngine struct {
 	failed func(err error)
 
 	// Whoever appends, or holds, has these to himself.
-	journal *journal
-	older   bool // journal.older is there
+	journal    *journal
+	older      bool // journal.older is there
+	rotateSize int64
+	unknown    error // after it nobody knows what is durable: nothing more is written
 
 	entered  chan struct{} // has room for one sign that there is something to write
 	stop     chan struct{} // closed when no snapshot is to begin any more
@@ -65,21 +68,45 @@ type fileEngine struct {
 
 // openFile locks dir and loads what is there, or makes an empty index.
 func openFile(dir string, random io.Reader, log *slog.Logger) (*fileEngine, *state, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, nil, err
 	}
-	f := &fileEngine{dir: dir, lock: flock.New(filepath.Join(dir, lockName)), log: log, entered: make(chan struct{}, 1), stop: make(chan struct{})}
+	f := &fileEngine{dir: dir, lock: flock.New(filepath.Join(dir, lockName)), log: log, entered: make(chan struct{}, 1), stop: make(chan struct{}), rotateSize: rotateSize}
 	if err := f.acquire(); err != nil {
 		return nil, nil, err
 	}
-	s, err := f.load(random)
+	_, was, err := f.signed()
 	if err == nil {
+		err = f.sign(was)
+	}
+	var s *state
+	if err == nil {
+		s, err = f.load(random, was)
+	}
+	if err == nil && s.id != was {
 		err = f.sign(s.id)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.lock.Unlock())
 	}
 	return f, s, nil
+}
+
+// makeDir makes dir, and what is missing above it, durable.
+func makeDir(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(dir)
+	if above != dir {
+		if err := makeDir(above); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
 }
 
 // start begins to write snapshots.
@@ -98,17 +125,28 @@ func (f *fileEngine) sayEntered() {
 	}
 }
 
-// sign notes in the lock file who holds it, and that this index was here.
+// sign notes in the lock file who holds it, and that this index was here. It
+// writes over what is there, for which a full disk has room, and which others
+// may be reading.
 func (f *fileEngine) sign(id string) error {
-	return os.WriteFile(f.lock.Path(), []byte(strconv.Itoa(os.Getpid())+"\n"+id+"\n"), 0o644)
+	file, err := os.OpenFile(f.lock.Path(), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	b := []byte(strconv.Itoa(os.Getpid()) + "\n" + id + "\n")
+	if _, err := file.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return file.Truncate(int64(len(b)))
 }
 
 // signed is what the lock file says: the process that held it last, and the ID
-// of the index that was here.
-func (f *fileEngine) signed() (process, id string) {
-	b, _ := os.ReadFile(f.lock.Path()) // a new one is empty
+// of the index that was here. A new one is empty.
+func (f *fileEngine) signed() (process, id string, err error) {
+	b, err := os.ReadFile(f.lock.Path())
 	process, id, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
-	return process, id
+	return process, id, err
 }
 
 // acquire takes the lock file, which is never images.json itself: a rename
@@ -119,7 +157,7 @@ func (f *fileEngine) acquire() error {
 		return fmt.Errorf("lock %s: %w", f.lock.Path(), err)
 	}
 	if !ok {
-		process, _ := f.signed()
+		process, _, _ := f.signed() // in use it is all the same
 		return fmt.Errorf("%s is %w by process %s: one process at a time can have a file index open", f.dir, ErrInUse, cmp.Or(process, "unknown"))
 	}
 	return nil
@@ -128,14 +166,14 @@ func (f *fileEngine) acquire() error {
 func (f *fileEngine) path(name string) string { return filepath.Join(f.dir, name) }
 
 // load reads what the last process left, and cuts off what it had not
-// acknowledged.
-func (f *fileEngine) load(random io.Reader) (*state, error) {
+// acknowledged. The index was was here before.
+func (f *fileEngine) load(random io.Reader, was string) (*state, error) {
 	if err := os.Remove(f.path(tmpName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	s, found, err := read(f.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		if s, err = f.begin(random); err != nil {
+		if s, err = f.begin(random, was); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
@@ -144,21 +182,25 @@ func (f *fileEngine) load(random io.Reader) (*state, error) {
 	if f.journal, err = openJournal(f.path(journalName), found.size); err != nil {
 		return nil, err
 	}
-	_, err = os.Stat(f.path(olderName))
-	f.older = err == nil
+	f.older = found.older
 	return s, syncDir(f.dir)
 }
 
 // begin makes a new index.
-func (f *fileEngine) begin(random io.Reader) (*state, error) {
-	if _, was := f.signed(); was != "" {
+func (f *fileEngine) begin(random io.Reader, was string) (*state, error) {
+	if was != "" {
 		return nil, fmt.Errorf("%s is gone, and index %s was here: restore it from a backup, or remove %s to begin an empty one", f.path(fileName), was, f.lock.Path())
 	}
-	if name := f.journaled(); name != "" {
+	if name, err := f.journaled(); err != nil {
+		return nil, err
+	} else if name != "" {
 		return nil, fmt.Errorf("%s is gone, and %s is there: restore the directory from a backup, or move %s away to begin an empty index", f.path(fileName), name, name)
 	}
 	id, err := newID(random)
 	if err != nil {
+		return nil, err
+	}
+	if err := syncDir(filepath.Dir(f.dir)); err != nil { // made, but not synced, by a process that was killed
 		return nil, err
 	}
 	s := newState(id)
@@ -166,18 +208,23 @@ func (f *fileEngine) begin(random io.Reader) (*state, error) {
 }
 
 // journaled is the first journal that has something in it, empty if none has.
-func (f *fileEngine) journaled() string {
+func (f *fileEngine) journaled() (string, error) {
 	for _, name := range []string{olderName, journalName} {
-		if info, err := os.Stat(f.path(name)); err == nil && info.Size() > 0 {
-			return f.path(name)
+		info, err := os.Stat(f.path(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err == nil && info.Size() > 0 {
+			return f.path(name), nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // What read has found beside the state.
 type found struct {
 	snapshot uint64 // the entry that images.json ends with
+	older    bool   // journal.older is there
 	size     int64  // of the journal's good part, bytes
 }
 
@@ -188,22 +235,39 @@ func read(dir string) (s *state, f found, err error) {
 	if err != nil {
 		return nil, f, err
 	}
-	if s, err = decode(b); err != nil {
-		return nil, f, fmt.Errorf("%s: %w", filepath.Join(dir, fileName), err)
+	if s, err = decode(filepath.Join(dir, fileName), b); err != nil {
+		return nil, f, err
 	}
 	f.snapshot = s.seq
-	if _, err = readJournal(filepath.Join(dir, olderName), false, s.follow); err != nil {
+	_, err = readJournal(filepath.Join(dir, olderName), false, s.follow)
+	f.older = err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, f, err
 	}
 	f.size, err = readJournal(filepath.Join(dir, journalName), true, s.follow)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nothing has followed images.json, or the process was killed while it began a new one
+	}
 	return s, f, err
 }
 
 // append implements engine.
 func (f *fileEngine) append(lines [][]byte) error {
-	err := f.journal.append(lines)
+	err := f.once(func() error { return f.journal.append(lines) })
 	if err == nil {
 		f.sayEntered()
+	}
+	return err
+}
+
+// once does what writes, if all that was written before has a known outcome.
+func (f *fileEngine) once(do func() error) error {
+	if f.unknown != nil {
+		return f.unknown
+	}
+	err := do()
+	if errors.Is(err, errUnknown) {
+		f.unknown = err
 	}
 	return err
 }
@@ -254,7 +318,7 @@ func (f *fileEngine) write() error {
 	var z frozen
 	err := f.hold(func(now frozen) error {
 		z = now
-		return f.rotate()
+		return f.once(f.rotate)
 	})
 	if err != nil {
 		return err
@@ -263,38 +327,54 @@ func (f *fileEngine) write() error {
 		return err
 	}
 	z.rest()
-	return f.hold(func(now frozen) error { return f.release(now.seq == z.seq) })
+	return f.hold(func(now frozen) error {
+		return f.once(func() error { return f.release(now.seq == z.seq) })
+	})
 }
 
 // rotate begins a new journal where the one that is there has grown, unless the
 // one before it is still needed.
 func (f *fileEngine) rotate() error {
-	if f.older || f.journal.size < rotateSize {
+	if f.older || f.journal.size < f.rotateSize {
 		return nil
 	}
-	if err := os.Rename(f.path(journalName), f.path(olderName)); err != nil {
-		return fmt.Errorf("%w: %w", errUnknown, err)
-	}
-	f.older = true
-	next, err := openJournal(f.path(journalName), 0)
-	if err == nil {
-		err = syncDir(f.dir)
+	err := os.Rename(f.path(journalName), f.path(olderName))
+	if errors.Is(err, unix.ENOSPC) {
+		return err // it goes on as it is
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUnknown, err)
 	}
+	next, err := openJournal(f.path(journalName), 0)
+	if err != nil {
+		return f.rotateBack(err)
+	}
+	if err := syncDir(f.dir); err != nil {
+		return errors.Join(err, next.file.Close())
+	}
 	was := f.journal
-	f.journal = next
+	f.journal, f.older = next, true
 	return was.file.Close()
+}
+
+// rotateBack goes on with the journal that was renamed: there is no room for a
+// new one. Under its new name it must not be found when it has grown.
+func (f *fileEngine) rotateBack(why error) error {
+	if err := os.Rename(f.path(olderName), f.path(journalName)); err != nil {
+		return errors.Join(why, fmt.Errorf("%w: %w", errUnknown, err))
+	}
+	return errors.Join(why, syncDir(f.dir))
 }
 
 // release lets go of journal.older, and of the journal if nothing was appended
 // since images.json was begun.
 func (f *fileEngine) release(all bool) error {
-	if err := os.Remove(f.path(olderName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if f.older {
+		if err := os.Remove(f.path(olderName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f.older = false
 	}
-	f.older = false
 	if !all || f.journal.size == 0 {
 		return nil
 	}
@@ -305,14 +385,16 @@ func (f *fileEngine) release(all bool) error {
 // replace puts what write writes in the place of images.json, and keeps the one
 // before: a crash before the rename leaves that, one after it the new one.
 func (f *fileEngine) replace(write func(io.Writer) error) error {
-	if err := f.writeTmp(write); err != nil {
-		return err
+	err := f.writeTmp(write)
+	if err == nil {
+		err = f.keep()
 	}
-	if err := f.keep(); err != nil {
-		return err
+	if err == nil {
+		err = os.Rename(f.path(tmpName), f.path(fileName))
 	}
-	if err := os.Rename(f.path(tmpName), f.path(fileName)); err != nil {
-		return fmt.Errorf("%w: %w", errUnknown, err)
+	if err != nil {
+		_ = os.Remove(f.path(tmpName)) // a full disk has use for its room
+		return err
 	}
 	return syncDir(f.dir)
 }

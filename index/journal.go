@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// page is what a file system writes or loses as a whole, in bytes.
-const page = 4096
+// sector is the least that a disk writes or loses as a whole, in bytes. Pages
+// and blocks of file systems are multiples of it.
+const sector = 512
 
 // A journal is a file of entries, appended in frames. A frame is what one fsync
 // made durable: a header line, then one JSON line for each entry. The header
@@ -110,22 +110,25 @@ func (j *journal) sync() error {
 // A damage is a place in a file that is not as it was written.
 type damage struct {
 	file string
-	line int // 1-based
+	line int // 1-based, 0 if nobody can tell
 	what string
 }
 
 func (d *damage) Error() string {
-	return fmt.Sprintf("%s:%d: %s: the file is damaged or was edited; restore the whole directory from a backup, or move it away and run imgd index recover", d.file, d.line, d.what)
+	place := d.file
+	if d.line > 0 {
+		place += fmt.Sprintf(":%d", d.line)
+	}
+	return fmt.Sprintf("%s: %s: the file is damaged or was edited; restore the whole directory from a backup", place, d.what)
 }
 
 // readJournal hands the entries of the file to each, in order, and answers the
-// length of its good part. A last frame that is short, or in which a page was
+// length of its good part. A last frame that is short, or in which a sector was
 // never written, was never acknowledged: it is left out if last says that this
-// file is written at last. Anything else that is bad is a *damage. A file that
-// is not there is empty.
+// file is written at last. Anything else that is bad is a *damage.
 func readJournal(path string, last bool, each func(e entry, hash string) error) (size int64, err error) {
 	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return 0, err
 	}
 	line := 1
@@ -192,7 +195,7 @@ func readHeader(b []byte) (h header, length int, err error) {
 
 // torn reports whether the frame at offset, which is bad, may never have been
 // acknowledged: it is the last one, as each is begun when those before it are
-// durable, and it is cut short or lacks a page.
+// durable, and it is cut short or lacks a sector.
 func torn(b []byte, offset int) bool {
 	rest := b[offset:]
 	for line := range bytes.Lines(rest[1:]) {
@@ -203,7 +206,7 @@ func torn(b []byte, offset int) bool {
 	if h, n, err := readHeader(rest); err == nil && h.Bytes > len(rest)-n || err != nil && headerBegins(rest) {
 		return true
 	}
-	return lacksPage(b, offset)
+	return lacksSector(b, offset)
 }
 
 // headerBegins reports whether b is a header that is cut short.
@@ -213,11 +216,11 @@ func headerBegins(b []byte) bool {
 	return !bytes.Contains(b, []byte("\n")) && string(b[:n]) == begin[:n]
 }
 
-// lacksPage reports whether a page from offset on was never written: it is all
-// zeros then, of which JSON has none.
-func lacksPage(b []byte, offset int) bool {
+// lacksSector reports whether a sector from offset on was never written: it is
+// all zeros then, of which JSON has none.
+func lacksSector(b []byte, offset int) bool {
 	for offset < len(b) {
-		end := min((offset/page+1)*page, len(b))
+		end := min((offset/sector+1)*sector, len(b))
 		if len(bytes.Trim(b[offset:end], "\x00")) == 0 {
 			return true
 		}
