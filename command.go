@@ -105,6 +105,13 @@ func (p *Pipeline) Command(ctx context.Context, c Command) (_ Release, created b
 	if err := c.Check(); err != nil {
 		return Release{}, false, fmt.Errorf("%s: %w", what, err)
 	}
+	// Not while what another CI has pushed is read and entered: a tag that is
+	// written in between would be entered as it was.
+	leave, err := p.recording.enter(ctx, c.Image)
+	if err != nil {
+		return Release{}, false, fmt.Errorf("%s: %w", what, err)
+	}
+	defer leave()
 	rel, created, err := p.command(ctx, c)
 	if err != nil {
 		return rel, false, fmt.Errorf("%s: %w", what, err)

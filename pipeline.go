@@ -144,7 +144,7 @@ type Pipeline struct {
 	Log      *slog.Logger     // default: none
 
 	settling  places // one settle at a time per image
-	recording places // one Record at a time per image
+	recording places // one Record or Command at a time per image
 
 	// repaid holds the IDs of abandoned releases for which this process has
 	// asked anew: see askAnew.

@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "kills": kills, "silent": silent, "hangs": hangs},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "kills": kills, "silent": silent, "hangs": hangs, "lines": lines},
 	})
 }
 
@@ -177,6 +177,12 @@ func silent(ts *testscript.TestScript, _ bool, args []string) {
 	if strings.Contains(ts.ReadFile(args[0]), "s3cret") {
 		ts.Fatalf("%s tells the secret", args[0])
 	}
+}
+
+// lines FILE replaces $NAME in the file.
+func lines(ts *testscript.TestScript, _ bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
 }
 
 // exits CODE PROGRAM [ARG…] runs a program that must exit with the code.
