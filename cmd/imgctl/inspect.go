@@ -103,7 +103,7 @@ func (i *inspection) askRequest(ctx context.Context, c *client) error {
 // operator or another CI, by a command.
 func (i *inspection) askHistory(ctx context.Context, c *client, r reference) error {
 	var page httpapi.HistoryAnswer
-	if err := c.get(ctx, r.path()+"/history", url.Values{"limit": {"1"}}, &page); err != nil {
+	if err := c.Get(ctx, r.path()+"/history", url.Values{"limit": {"1"}}, &page); err != nil {
 		return err
 	}
 	if step := page.Items[0]; step.Release == i.Release && (step.Command != "" || step.Pushed) {
