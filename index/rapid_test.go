@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 
@@ -168,13 +167,9 @@ func (m *machine) check(t *rapid.T) {
 }
 
 func TestRulesInAnyOrder(t *testing.T) {
+	tempDir := t.TempDir
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "imgd-rules-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
-		m := &machine{world: newWorld(), dir: dir, mirror: &mirror{records: map[string]imgd.Record{}}, roots: map[string]string{}, last: map[string]uint64{}}
+		m := &machine{world: newWorld(), dir: tempDir(), mirror: &mirror{records: map[string]imgd.Record{}}, roots: map[string]string{}, last: map[string]uint64{}}
 		m.parents[commit("b")], m.parents[commit("c")] = commit("a"), commit("b")
 		m.open(t)
 		defer func() { m.Close() }()
