@@ -214,7 +214,7 @@ func (p *Pipeline) origin(c Command) (Release, error) {
 	past := p.Lookup.History(c.Image, c.Tag)
 	slices.Reverse(past) // the newest first
 	if len(past) == 0 {
-		return Release{}, fmt.Errorf("nothing was ever published as %s:%s: %w", c.Image, c.Tag, ErrNotFound)
+		return Release{}, fmt.Errorf("nothing was ever published as %s: %w", strings.TrimSuffix(c.Image+":"+c.Tag, ":"), ErrNotFound)
 	}
 	now := past[0]
 	switch {
