@@ -39,11 +39,14 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A documentWriter writes images.json and its checksum.
+// A documentWriter writes images.json and its checksum. An error stays with the
+// writer until it is flushed.
 type documentWriter struct {
 	to  *bufio.Writer
 	sum hash.Hash32
 }
+
+func (d documentWriter) say(s string) { _, _ = d.to.WriteString(s) }
 
 // writeTo writes images.json as docs/formats.md describes it.
 func (z frozen) writeTo(w io.Writer) error {
@@ -57,13 +60,13 @@ func (z frozen) writeTo(w io.Writer) error {
 		}
 		return true
 	})
-	d.to.WriteString(beginTags)
+	d.say(beginTags)
 	next = d.list()
 	z.tags.Scan(func(t *tag) bool { next(t.text.json()); return true })
-	d.to.WriteString(beginReleases)
+	d.say(beginReleases)
 	next = d.list()
 	z.releases.Scan(func(r *release) bool { next(r.text.json()); return true })
-	d.to.WriteString(endReleases + "\n")
+	d.say(endReleases + "\n")
 	if err := d.to.Flush(); err != nil {
 		return err
 	}
@@ -71,13 +74,12 @@ func (z frozen) writeTo(w io.Writer) error {
 	return err
 }
 
-// list answers what writes the elements of one list. Errors stay with the
-// writer until it is flushed.
+// list answers what writes the elements of one list.
 func (d documentWriter) list() (next func(element string)) {
 	separator := "\n"
 	return func(element string) {
-		d.to.WriteString(separator)
-		d.to.WriteString(element)
+		d.say(separator)
+		d.say(element)
 		separator = ",\n"
 	}
 }
