@@ -100,12 +100,11 @@ func makeIndex(dir string, n int) (int64, error) {
 			if err != nil {
 				return 0, err
 			}
-			w.WriteString(separator)
-			w.Write(line)
+			fmt.Fprintf(w, "%s%s", separator, line)
 		}
-		w.WriteString("],")
+		fmt.Fprint(w, "],")
 	}
-	w.WriteByte('\n')
+	fmt.Fprintln(w)
 	if err := w.Flush(); err != nil { // of everything above
 		return 0, err
 	}
