@@ -63,10 +63,13 @@ integration: test-deps tools build ## Run the tests of integration/ only
 	cd integration && IMGD_BIN=$(BIN) go test -shuffle=on -count=1 -timeout $(INTEGRATION_TIMEOUT) $(TESTFLAGS) ./...
 
 # `make check test` runs the unit tests once: both ask for the same target.
-# Hours of luck against imgd, not minutes: random kills, and bursts of webhooks. The seed is printed; SOAK_SEED repeats it,
-# SOAK_KILLS and SOAK_DELIVERIES say how many.
+# Hours of luck against imgd, not minutes: commands in any order against a model of the index, slow drivers of tags in any
+# order, random kills, and bursts of webhooks. The seed is printed; SOAK_SEED repeats it, SOAK_KILLS and SOAK_DELIVERIES say
+# how many.
 .PHONY: soak
-soak: test-deps tools build ## Run the long tests: thousands of random kills, thousands of webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES)
+soak: test-deps tools build ## Run the long tests: thousands of random commands, interleavings, kills and webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES)
+	go test -run TestMachine -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) ./index -rapid.checks=10000 $(SOAK_SEED:%=-rapid.seed=%)
+	go test -run TestSlowDrivers -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) . -interleavings 40000 $(SOAK_SEED:%=-seed %)
 	cd integration && IMGD_BIN=$(BIN) go test -tags soak -run Soak -count=1 -v -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) .
 
 # As in: make bench ONLY=intake

@@ -3,7 +3,9 @@ package imgd
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"strings"
+	"sync"
 )
 
 // Peeker is what git can say without, and about, the rest of a repository.
@@ -49,19 +51,19 @@ func (p Project) describes() bool {
 // req becomes that. What git says comes before what became of the build, which
 // is stopped when the answer is no.
 func (p *Pipeline) ahead(ctx context.Context, req *Request, guessed Request, report func(State)) (Release, error) {
-	building, stop := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait() // even if the build panics
+	both, stop := context.WithCancel(ctx)
 	defer stop()
 	confirmed := make(chan error, 1)
-	go func() {
-		err := p.observed(ctx, StageResolve, guessed, func(ctx context.Context) error {
-			return p.Peeker.Confirm(ctx, guessed.Project, guessed.Ref, guessed.Commit)
-		})
+	asking.Go(func() {
+		err := p.confirm(both, guessed)
 		if err != nil {
 			stop()
 		}
 		confirmed <- err
-	}()
-	candidate, err := p.candidate(building, guessed, Release{}, report)
+	})
+	candidate, err := p.candidate(both, guessed, Release{}, report)
 	if refused := <-confirmed; refused != nil {
 		return Release{}, fmt.Errorf("resolve %s: %w", req.Ref, refused)
 	}
@@ -73,4 +75,19 @@ func (p *Pipeline) ahead(ctx context.Context, req *Request, guessed Request, rep
 	}
 	*req = guessed
 	return candidate, err
+}
+
+// confirm asks git whether the ref of req stands for its commit. A panic is an
+// error here already: it would meet nobody else in this goroutine, and end the
+// process.
+func (p *Pipeline) confirm(ctx context.Context, req Request) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log().Error("asking git panicked", "request", req.ID, "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("imgd panicked, of which its log tells more: %v", v)
+		}
+	}()
+	return p.observed(ctx, StageResolve, req, func(ctx context.Context) error {
+		return p.Peeker.Confirm(ctx, req.Project, req.Ref, req.Commit)
+	})
 }

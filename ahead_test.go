@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -143,6 +145,71 @@ type hanging struct{ *world }
 func (hanging) Confirm(ctx context.Context, _, _, _ string) error {
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// A git that panics fails the request that asked, and nothing else.
+func TestAheadConfirmPanics(t *testing.T) {
+	m := newMeeting(t)
+	req := m.named(tagRef, 1)
+	delete(m.refs, tagRef) // the build waits for its end
+	close(m.resolving)
+	p := m.pipeline()
+	p.Peeker, p.Builder = panicking{m}, m
+	rel, err := p.Handle(t.Context(), &req, func(imgd.State) {})
+	if err == nil || !strings.Contains(err.Error(), "imgd panicked") || isEnd(err) || rel.ID != "" {
+		t.Errorf("got %q, %v, want an error that is worth another try", rel.ID, err)
+	}
+	if _, ok := m.index.Newest(req.ID); ok || !slices.Contains(m.observed, "resolve panicked") {
+		t.Errorf("something was admitted, or the stage has not ended: %v", m.observed)
+	}
+}
+
+// panicking is a git that panics while the build runs.
+type panicking struct{ *meeting }
+
+func (p panicking) Confirm(context.Context, string, string, string) error {
+	<-p.building
+	panic(errors.New("meant"))
+}
+
+// A build that panics leaves nothing running behind it.
+func TestAheadBuildPanics(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	p, g := w.pipeline(), &left{world: w, asked: make(chan struct{})}
+	p.Peeker, p.Builder = g, g
+	req := w.named(tagRef, 1)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic is gone")
+			}
+		}()
+		_, _ = p.Handle(t.Context(), &req, func(imgd.State) {})
+	}()
+	if !g.gone.Load() {
+		t.Error("git is still being asked")
+	}
+}
+
+// left is a builder that panics while git is asked, and a git that has to be
+// told to stop.
+type left struct {
+	*world
+	asked chan struct{}
+	gone  atomic.Bool
+}
+
+func (l *left) Confirm(ctx context.Context, _, _, _ string) error {
+	close(l.asked)
+	<-ctx.Done()
+	l.gone.Store(true)
+	return ctx.Err()
+}
+
+func (l *left) Build(context.Context, imgd.Project, imgd.Request) (ocispec.Descriptor, error) {
+	<-l.asked
+	panic(errors.New("meant"))
 }
 
 // Everything else is resolved first.

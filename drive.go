@@ -116,8 +116,7 @@ func (p *Pipeline) whyNothing(id string) string {
 // abandonLost abandons rel if the registry has lost its root. Settle may have
 // missed another release's root; then this one is only tried again.
 func (p *Pipeline) abandonLost(ctx context.Context, rel Release, cause error) (Release, error) {
-	repositories := p.repositories(rel.Image)
-	if _, _, err := p.Capturer.Capture(ctx, repositories, rel.Root.Digest); !errors.Is(err, ErrNotFound) {
+	if _, _, err := p.Capturer.Capture(ctx, p.homes(rel), rel.Root.Digest); !errors.Is(err, ErrNotFound) {
 		return rel, opaque(errors.Join(cause, err))
 	}
 	return p.abandon(ctx, rel, RootLost)
@@ -141,10 +140,12 @@ func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Releas
 
 // whyOver is what an abandoned release means for its request.
 func whyOver(rel Release) error {
-	switch rel.Why {
-	case RootLost:
+	switch {
+	case rel.Why == RootLost && rel.Command != "":
+		return goneError(rel.Root.Digest, ErrNotFound)
+	case rel.Why == RootLost:
 		return fmt.Errorf("the registry lost root %s of release %s, it will be built again", rel.Root.Digest, rel.ID)
-	case LostClaims:
+	case rel.Why == LostClaims:
 		return fmt.Errorf("release %s lost every tag to newer ones: %s: %w", rel.ID, rel.Reasons(), ErrSuperseded)
 	}
 	return fmt.Errorf("release %s was abandoned: %s: %w", rel.ID, rel.Why, ErrRefused)
@@ -186,8 +187,8 @@ func (p *Pipeline) askAnew(ctx context.Context, rel Release) error {
 	}
 	for _, id := range rel.Lapsed {
 		lapsed, _ := p.Lookup.Release(id)
-		if lapsed.Pushed { // by a command, which had its answer: the queue knows nothing of it
-			p.log().Warn("what another CI pushed lost its tag to an abandoned release; record it again", "release", rel.ID, "lapsed", id, "image", lapsed.Image)
+		if lapsed.Commanded() { // it had its answer: the queue knows nothing of it
+			p.log().Warn("a command lost its tag to an abandoned release; give it again", "release", rel.ID, "lapsed", id, "image", lapsed.Image)
 			continue
 		}
 		if newest, _ := p.Lookup.Newest(lapsed.Request.ID); newest.refused() {

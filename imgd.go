@@ -188,6 +188,11 @@ func (s Status) Again() Request {
 		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms}
 }
 
+// EndedFor reports whether the request has ended, for who asked at askedAt.
+func (s Status) EndedFor(askedAt time.Time) bool {
+	return s.State.Final() && !s.AskedAt.Before(askedAt)
+}
+
 // A StatusFilter chooses states. What is empty may be anything.
 type StatusFilter struct {
 	Project string
@@ -207,9 +212,11 @@ type Letter struct {
 	Body    string    `json:"body"`    // its bytes; what is not UTF-8 is replaced
 }
 
-// EndedFor reports whether the request has ended, for who asked at askedAt.
-func (s Status) EndedFor(askedAt time.Time) bool {
-	return s.State.Final() && !s.AskedAt.Before(askedAt)
+// A Depth is how much is in the queue.
+type Depth struct {
+	Queued uint64    // requests that wait or are being handled
+	Oldest time.Time // since when the oldest of them has been there, zero if there is none
+	Dead   uint64    // dead letters
 }
 
 // A StatusError says why a request ended without a release, or what made the
@@ -253,6 +260,8 @@ type Release struct {
 	Source       string               `json:"source"` // Project.Source, or what was said of a pushed one
 	Labels       map[string]string    `json:"labels,omitempty"`
 	Pushed       bool                 `json:"pushed,omitempty"`   // by another CI: imgd reads its tags and never writes them
+	Command      CommandName          `json:"command,omitempty"`  // of an operator, that made it of what is there; "" of builds and what was pushed
+	Removes      string               `json:"removes,omitempty"`  // of an untag: the release that held the tag
 	ExpiresAt    time.Time            `json:"expiresAt,omitzero"` // of its records
 
 	AdmittedAt  time.Time `json:"admittedAt,omitzero"`
@@ -406,16 +415,6 @@ var (
 func RetryDelay(tries int) time.Duration {
 	delays := [...]time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
 	return delays[min(max(tries, 1), len(delays))-1]
-}
-
-// A Drift is a tag that names in a registry what the index does not want there.
-type Drift struct {
-	Image      string        `json:"image"`
-	Repository string        `json:"repository"` // registry/name
-	Tag        string        `json:"tag"`
-	Wanted     digest.Digest `json:"wanted,omitempty"` // root, empty: nothing of imgd's
-	Found      digest.Digest `json:"found,omitempty"`  // empty: the tag is not there, or names no image
-	Generation uint64        `json:"generation"`       // of the tag in the index
 }
 
 // A BuildError says that the Dockerfile failed, which another try would only

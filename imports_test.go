@@ -29,7 +29,7 @@ var plan = map[string]int{
 	"internal/httpapi":  2,
 	"internal/auth":     2,
 	"internal/embedded": 2,
-	"internal/client":   3, // what imgctl and publish share: it wires index and publisher where no daemon runs
+	"internal/client":   3, // what the programs share: it wires index and publisher where no daemon runs
 	"cmd/imgd":          4,
 	"cmd/imgctl":        4,
 	"cmd/publish":       4,

@@ -3,7 +3,6 @@ package imgd
 import (
 	"context"
 	"errors"
-	"time"
 )
 
 // A Stage is a part of a request's way of which Pipeline.Observe is told.
@@ -42,11 +41,4 @@ func (p *Pipeline) observed(ctx context.Context, stage Stage, req Request, do fu
 	defer func() { ended(err) }()
 	err = do(ctx)
 	return err
-}
-
-// A Depth is how much is in the queue.
-type Depth struct {
-	Queued uint64    // requests that wait or are being handled
-	Oldest time.Time // since when the oldest of them has been there, zero if there is none
-	Dead   uint64    // dead letters
 }

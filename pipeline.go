@@ -102,8 +102,12 @@ type Lookup interface {
 	// Wanted is the release whose root the tag should name: the claim's, else
 	// the holder's.
 	Wanted(image, tag string) (Release, bool)
-	// Made reports whether imgd has built a release of the image with that root.
-	Made(image string, root digest.Digest) bool
+	// Made reports whether imgd has built a release of the image with that root,
+	// or a command has put it under that tag: it is imgd's to remove there.
+	Made(image, tag string, root digest.Digest) bool
+	// History is every published release that took the tag, or any tag of the
+	// image if it is empty, oldest first: also those that removed it.
+	History(image, tag string) []Release
 	// Generation is the tag's, 0 if the index never had it.
 	Generation(image, tag string) uint64
 	// Repositories are those of the image's newest release that was not
@@ -140,7 +144,7 @@ type Pipeline struct {
 	Log      *slog.Logger     // default: none
 
 	settling  places // one settle at a time per image
-	recording places // one Record at a time per image
+	recording places // one Record or Command at a time per image
 
 	// repaid holds the IDs of abandoned releases for which this process has
 	// asked anew: see askAnew.

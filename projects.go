@@ -13,13 +13,6 @@ type Projects struct {
 	now atomic.Pointer[map[string]Project]
 }
 
-// NewProjects are those projects, by name.
-func NewProjects(byName map[string]Project) *Projects {
-	p := new(Projects)
-	p.Set(byName)
-	return p
-}
-
 // Set replaces all of them in one step. The map is not kept.
 func (p *Projects) Set(byName map[string]Project) {
 	all := maps.Clone(byName)

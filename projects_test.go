@@ -11,13 +11,13 @@ import (
 
 func TestProjects(t *testing.T) {
 	var none *imgd.Projects
-	for _, p := range []*imgd.Projects{none, new(imgd.Projects), imgd.NewProjects(nil)} {
+	for _, p := range []*imgd.Projects{none, new(imgd.Projects), configured(nil)} {
 		if _, ok := p.Get("hello"); ok || len(p.All()) > 0 {
 			t.Errorf("got %v, want none", p.All())
 		}
 	}
 	given := map[string]imgd.Project{"b": {Name: "b"}, "a": {Name: "a"}}
-	p := imgd.NewProjects(given)
+	p := configured(given)
 	delete(given, "a")
 	if all := p.All(); len(all) != 2 || all[0].Name != "a" || all[1].Name != "b" {
 		t.Errorf("got %v, want a and b", all)
@@ -31,7 +31,7 @@ func TestProjects(t *testing.T) {
 // Whoever reads sees one config or the other, never half.
 func TestProjectsSwap(t *testing.T) {
 	both := map[string]imgd.Project{"a": {Name: "a"}, "b": {Name: "b"}}
-	p := imgd.NewProjects(both)
+	p := configured(both)
 	var readers sync.WaitGroup
 	for range 4 {
 		readers.Go(func() {

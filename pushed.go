@@ -63,12 +63,12 @@ func (in *Pushed) Check() error {
 			wrong = append(wrong, fmt.Sprintf(format, args...))
 		}
 	}
-	bad(isName("registry.invalid/"+in.Image), "image %.*q: want a name in lower case, without registry, tag and digest", shownInput, in.Image)
+	bad(IsRepository("registry.invalid/"+in.Image), "image %.*q: want a name in lower case, without registry, tag and digest", shownInput, in.Image)
 	if err := version.ValidTag(in.Tag); err != nil {
 		bad(false, "%v", err)
 	}
 	bad(in.Digest.Validate() == nil && in.Digest.Algorithm() == digest.SHA256, "digest %.*q: want sha256: and 64 hex digits", shownInput, in.Digest)
-	bad(in.Registry == "" || isName(in.Registry+"/x"), "registry %.*q: want host[:port], without scheme and path", shownInput, in.Registry)
+	bad(in.Registry == "" || IsHost(in.Registry), "registry %.*q: want host[:port], without scheme and path", shownInput, in.Registry)
 	bad(in.TTL >= 0, "ttl %s: must not be negative", in.TTL)
 	bad(!in.Force || strings.TrimSpace(in.Reason) != "", "force needs a reason, which the history keeps")
 	_, empty := in.Labels[""]
@@ -90,8 +90,8 @@ func (in *Pushed) Check() error {
 	return fmt.Errorf("%s: %w", strings.Join(wrong, "; "), ErrInvalid)
 }
 
-// isName reports whether s is registry/name, and no more.
-func isName(s string) bool {
+// IsRepository reports whether s is registry/name, and no more.
+func IsRepository(s string) bool {
 	named, err := reference.ParseNamed(s)
 	return err == nil && reference.IsNameOnly(named)
 }
@@ -101,6 +101,9 @@ func Host(repository string) string {
 	host, _, _ := strings.Cut(repository, "/")
 	return host
 }
+
+// IsHost reports whether s is a registry's host[:port], and no more.
+func IsHost(s string) bool { return IsRepository(s+"/x") && Host(s+"/x") == s }
 
 // scp is git's short form of an ssh URL. Its user is a name, and no secret.
 var scp = regexp.MustCompile(`^([\w.-]+@)?[\w.-]+:[^:@\s]+$`)

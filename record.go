@@ -14,19 +14,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Drifts takes reports.
-type Drifts interface {
-	// ReportDrift tells the world of the drift, durably before it returns. Safe
-	// to repeat: the same drift is told once.
-	ReportDrift(ctx context.Context, d Drift) error
-}
-
 // recordTries is how often Record decides anew when others take its claim away
 // before it has published. Each of them is a command or a release of its own.
 const recordTries = 4
-
-// reportTime bounds the telling of a drift. Who caused it may be gone by then.
-const reportTime = 10 * time.Second
 
 // Record publishes what another CI has pushed under a tag, and answers the
 // release that has it; created says that it was not known before. It asks the
@@ -241,17 +231,15 @@ func (p *Pipeline) drifted(ctx context.Context, has Release, repository, tag str
 	if p.Drifts == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
-	defer cancel()
-	if err := p.Drifts.ReportDrift(ctx, d); err != nil {
-		p.log().Error("drift is not reported", "repository", repository, "tag", tag, "error", err)
+	if err := ReportDrifts(ctx, p.Drifts, d); err != nil {
+		p.log().Error("drift is not reported", "release", has.ID, "error", err)
 	}
 }
 
-// observe reads the tag of a release that another CI pushed, in its
+// readTag reads the tag of a release that another CI pushed, in its
 // repositories, and tells of drift: imgd does not write such a tag. What nobody
 // has read is not looked at. Only what the registry does not answer is an error.
-func (p *Pipeline) observe(ctx context.Context, tag string, want Release) error {
+func (p *Pipeline) readTag(ctx context.Context, tag string, want Release) error {
 	if !want.Read() {
 		return nil
 	}

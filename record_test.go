@@ -260,6 +260,7 @@ func TestRecordRefusesInput(t *testing.T) {
 		"opaque":      func(in *imgd.Pushed) { in.Source = "https:ci:secret@git.test/x@" + commit("a") },
 		"platform":    func(in *imgd.Pushed) { in.Platform = "a/b/c/d" },
 		"registry":    func(in *imgd.Pushed) { in.Registry = "https://registry.test" },
+		"its path":    func(in *imgd.Pushed) { in.Registry = "registry.test/tools" },
 		"TTL":         func(in *imgd.Pushed) { in.TTL = -time.Second },
 		"empty label": func(in *imgd.Pushed) { in.Labels = map[string]string{"": "x"} },
 	} {

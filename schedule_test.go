@@ -107,20 +107,23 @@ func (s *schedule) hire(req imgd.Request) {
 	s.workers = append(s.workers, k)
 }
 
-// advance lets one worker go on, and takes what it answers.
+// advance lets one worker go on.
 func (s *schedule) advance() {
 	if len(s.workers) == 0 {
 		return
 	}
-	i := s.random.IntN(len(s.workers))
-	k := s.workers[i]
+	s.step(s.workers[s.random.IntN(len(s.workers))])
+}
+
+// step lets k go on, and takes what it answers.
+func (s *schedule) step(k *worker) {
 	k.step()
 	s.tell("worker %p of %.4s stands %s %s", k, k.req.ID, k.at, k.what)
 	s.look()
 	if k.at != "end" {
 		return
 	}
-	s.workers = slices.Delete(s.workers, i, i+1)
+	s.workers = slices.DeleteFunc(s.workers, func(other *worker) bool { return other == k })
 	s.tell("  it answers %v", k.err)
 	s.fits(k.rel, k.err)
 	if k.err != nil && !isEnd(k.err) {

@@ -30,12 +30,15 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
 		err := p.write(ctx, tag, image, want)
+		// After an error too: another repository may have got what is not wanted any
+		// more, and who comes again finds the release published and writes nothing.
+		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
+			continue
+		}
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
-		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest == want.Root.Digest {
-			return err
-		}
+		return err
 	}
 }
 
@@ -73,10 +76,13 @@ func opaque(err error) error {
 // has pushed is only read.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
 	if want.Pushed {
-		return p.observe(ctx, tag, want)
+		return p.readTag(ctx, tag, want)
 	}
 	repositories := p.repositories(image)
-	if len(repositories) == 0 {
+	if want.Command != "" {
+		repositories = p.homes(want)
+	}
+	if len(repositories) == 0 && want.Command == "" {
 		return fmt.Errorf("%w %s: put its project back to let it go on", errNoRepository, image)
 	}
 	var stayed error
@@ -103,7 +109,8 @@ func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) e
 // admitted meanwhile may have written it already.
 func (p *Pipeline) orphan(image, tag string, names digest.Digest) bool {
 	now, _ := p.Lookup.Wanted(image, tag)
-	return now.Root.Digest == "" && p.Lookup.Made(image, names)
+	removed, _ := p.Lookup.Release(now.Removes) // what another CI pushed is removed by an untag only
+	return now.Root.Digest == "" && (p.Lookup.Made(image, tag, names) || names == removed.Root.Digest)
 }
 
 // settleBack settles a tag that nobody is about to take. What stays as it is

@@ -2,12 +2,11 @@ package imgd_test
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/imgd/imgd"
+	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/version"
 )
 
@@ -40,7 +39,7 @@ func (v *watch) look() {
 		return
 	}
 	v.seq = v.index.Seq()
-	b, err := os.ReadFile(filepath.Join(v.dir, "images.json"))
+	b, err := index.Export(v.dir)
 	var doc struct{ Tags []tagLine }
 	if err == nil {
 		err = json.Unmarshal(b, &doc)

@@ -2,6 +2,7 @@ package imgd_test
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,6 +23,7 @@ type worker struct {
 	err  error
 	die  context.CancelFunc
 	fate func(effect string) string // what befalls the next effect: see do; nil: nothing
+	slow bool                       // it stands still between the write of a tag and the reading back too
 
 	steps  chan struct{} // each lets it go on
 	stands chan struct{} // each says that it stands still
@@ -104,12 +106,21 @@ func (k *worker) Capture(ctx context.Context, repositories []string, root digest
 // Tag holds only that the root was admitted some time: it may come late.
 func (k *worker) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	k.what = at(repository, tag) + " = " + root.Digest.String()[7:12]
-	return k.do(ctx, "tag", func() error { return k.lateTag(repository, tag, root.Digest) })
+	err := k.do(ctx, "tag", func() error { return k.lateTag(repository, tag, root.Digest) })
+	if err != nil || !k.slow {
+		return err
+	}
+	return k.do(ctx, "read back", func() error {
+		if there := k.tags[at(repository, tag)]; there != root.Digest {
+			return fmt.Errorf("%s:%s names %s right after %s was put", repository, tag, there, root.Digest)
+		}
+		return nil
+	})
 }
 
 // lateTag is Tag where the index may want another root by the time of the write.
 func (w *world) lateTag(repository, tag string, root digest.Digest) error {
-	if !w.index.Made(demoImage, root) {
+	if !w.index.Made(demoImage, "", root) {
 		w.t.Errorf("tag %s is written with %s, which was never admitted (I5)", tag, root)
 	}
 	return w.put(at(repository, tag), root)

@@ -132,7 +132,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	b.outage = newOutage(b.cfg)
 	nc, err := nats.Connect(b.cfg.URL, b.options()...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to nats: %w", err)
+		return nil, fmt.Errorf("connect to nats: %w", marked(err))
 	}
 	b.nc = nc
 	if b.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(b.cfg.Timeout)); err != nil {
@@ -141,7 +141,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	}
 	if err := b.declare(ctx); err != nil {
 		nc.Close()
-		return nil, err
+		return nil, marked(err)
 	}
 	b.first.start(b)
 	return b, nil

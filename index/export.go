@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ func Export(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("export index: %w", err)
 	}
-	return encode(s), nil
+	return s.freeze().bytes(), nil
 }
 
 // A Finding is what Check has found: how much there is, and how many entries
@@ -41,7 +42,12 @@ func Check(dir string) (Finding, error) {
 	if err != nil {
 		return Finding{}, fmt.Errorf("check index: %w", err)
 	}
-	return Finding{ID: s.id, Records: len(s.records()), Tags: len(s.tags), Releases: len(s.releases), Seq: s.seq, Ahead: s.seq - snapshot}, nil
+	if err := s.consistent(filepath.Join(dir, fileName)); err != nil {
+		return Finding{}, fmt.Errorf("check index: %w", err)
+	}
+	found := Finding{ID: s.id, Tags: s.sorted.Len(), Releases: s.releases.Len(), Seq: s.seq, Ahead: s.seq - snapshot}
+	s.sorted.Scan(func(t *tag) bool { found.Records += len(t.lines(s.releases)); return true })
+	return found, nil
 }
 
 // readBeside reads what is in dir, where a daemon may write, and answers the
@@ -122,8 +128,12 @@ func FixChecksum(dir string) (err error) {
 		return fmt.Errorf("%s does not end with a line of crc32c", f.path(fileName))
 	}
 	b = append(b[:end], lastLine(checksum(b[:end]))...)
-	if _, err := decode(f.path(fileName), b); err != nil {
+	s, err := decode(f.path(fileName), b)
+	if err == nil {
+		err = s.consistent(f.path(fileName))
+	}
+	if err != nil {
 		return err
 	}
-	return f.replace(b)
+	return f.replace(func(w io.Writer) error { _, err := w.Write(b); return err })
 }

@@ -11,29 +11,29 @@ func OpenStill(config Config) (*Index, error) {
 
 // Kill leaves the directory as a killed process does.
 func (x *Index) Kill() error {
-	f := x.engine.(*fileEngine)
+	f := x.log.engine.(*fileEngine)
 	return errors.Join(f.journal.file.Close(), f.lock.Unlock())
 }
 
 // Snapshot writes images.json now.
 func (x *Index) Snapshot() error {
-	f := x.engine.(*fileEngine)
-	f.hold = x.hold
+	f := x.log.engine.(*fileEngine)
+	f.hold = x.log.hold
 	return f.write()
 }
 
 // Rotate begins a new journal, however short this one is, as a snapshot does
 // before it is written.
 func (x *Index) Rotate() error {
-	return x.hold(func(*state) error {
-		f := x.engine.(*fileEngine)
+	return x.log.hold(func(frozen) error {
+		f := x.log.engine.(*fileEngine)
 		f.rotateSize = 0
 		return f.once(f.rotate)
 	})
 }
 
 // Break makes what is written to the journal fail, with an outcome that nobody knows.
-func (x *Index) Break() error { return x.engine.(*fileEngine).journal.file.Close() }
+func (x *Index) Break() error { return x.log.engine.(*fileEngine).journal.file.Close() }
 
 // OpenRotating is Open with journals of about that many bytes.
 func OpenRotating(config Config, size int64) (*Index, error) {
@@ -42,6 +42,6 @@ func OpenRotating(config Config, size int64) (*Index, error) {
 		return nil, err
 	}
 	engine.rotateSize = size
-	engine.start(x.hold, x.fail)
+	engine.start(x.log.hold, x.log.fail)
 	return x, nil
 }

@@ -52,7 +52,7 @@ type fileEngine struct {
 
 	// hold calls do with what is durable, while nothing is appended; failed is
 	// told of a snapshot after which nobody knows what is durable.
-	hold   func(do func(now *state) error) error
+	hold   func(do func(now frozen) error) error
 	failed func(err error)
 
 	// Whoever appends, or holds, has these to himself.
@@ -110,7 +110,7 @@ func makeDir(dir string) error {
 }
 
 // start begins to write snapshots.
-func (f *fileEngine) start(hold func(func(*state) error) error, failed func(error)) {
+func (f *fileEngine) start(hold func(func(frozen) error) error, failed func(error)) {
 	f.hold, f.failed = hold, failed
 	f.snapshot.Go(f.follow)
 	if f.older || f.journal.size > 0 {
@@ -204,7 +204,7 @@ func (f *fileEngine) begin(random io.Reader, was string) (*state, error) {
 		return nil, err
 	}
 	s := newState(id)
-	return s, f.save(s)
+	return s, f.replace(s.freeze().writeTo)
 }
 
 // journaled is the first journal that has something in it, empty if none has.
@@ -239,16 +239,12 @@ func read(dir string) (s *state, f found, err error) {
 		return nil, f, err
 	}
 	f.snapshot = s.seq
-	fold := func(e entry, hash string) (err error) {
-		s, err = s.follow(e, hash)
-		return err
-	}
-	_, err = readJournal(filepath.Join(dir, olderName), false, fold)
+	_, err = readJournal(filepath.Join(dir, olderName), false, s.follow)
 	f.older = err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, f, err
 	}
-	f.size, err = readJournal(filepath.Join(dir, journalName), true, fold)
+	f.size, err = readJournal(filepath.Join(dir, journalName), true, s.follow)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // nothing has followed images.json, or the process was killed while it began a new one
 	}
@@ -319,19 +315,20 @@ func (f *fileEngine) follow() {
 // journals have of it. A crash leaves the old file or the new one, and journals
 // that lack nothing: what is in images.json already is passed over.
 func (f *fileEngine) write() error {
-	var s *state
-	err := f.hold(func(now *state) error {
-		s = now
+	var z frozen
+	err := f.hold(func(now frozen) error {
+		z = now
 		return f.once(f.rotate)
 	})
 	if err != nil {
 		return err
 	}
-	if err := f.save(s); err != nil {
+	if err := f.replace(z.writeTo); err != nil {
 		return err
 	}
-	return f.hold(func(now *state) error {
-		return f.once(func() error { return f.release(now.seq == s.seq) })
+	z.rest()
+	return f.hold(func(now frozen) error {
+		return f.once(func() error { return f.release(now.seq == z.seq) })
 	})
 }
 
@@ -385,12 +382,10 @@ func (f *fileEngine) release(all bool) error {
 	return f.journal.cut()
 }
 
-// save replaces images.json by s and keeps the one before: a crash before the
-// rename leaves that, one after it the new one.
-func (f *fileEngine) save(s *state) error { return f.replace(encode(s)) }
-
-func (f *fileEngine) replace(b []byte) error {
-	err := f.writeTmp(b)
+// replace puts what write writes in the place of images.json, and keeps the one
+// before: a crash before the rename leaves that, one after it the new one.
+func (f *fileEngine) replace(write func(io.Writer) error) error {
+	err := f.writeTmp(write)
 	if err == nil {
 		err = f.keep()
 	}
@@ -416,13 +411,13 @@ func (f *fileEngine) keep() error {
 	return err
 }
 
-func (f *fileEngine) writeTmp(b []byte) error {
+func (f *fileEngine) writeTmp(write func(io.Writer) error) error {
 	file, err := os.OpenFile(f.path(tmpName), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.Write(b); err != nil {
+	if err := write(file); err != nil {
 		return err // nothing has been replaced: a full disk refuses, and loses nothing
 	}
 	if err := file.Sync(); err != nil { // see journal.sync

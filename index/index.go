@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -42,15 +41,11 @@ type Config struct {
 // concurrent use; what they answered is durable.
 type Index struct {
 	config Config
-	engine engine
-	state  atomic.Pointer[state] // what is durable; queries read it without a lock
+	log    *log
 
-	// mu guards writing: one entry is decided, made durable and shown at a time.
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced when state changes
-	broken  error         // a write whose outcome is unknown: nothing more is decided
-	closed  bool
-	failed  chan error
+	// view guards state, which is what is durable.
+	view  sync.RWMutex
+	state *state
 }
 
 // An engine makes entries durable. It is called by one goroutine at a time.
@@ -72,14 +67,13 @@ var errUnknown = errors.New("outcome of the write is unknown")
 var errRaced = errors.New("the index has changed meanwhile")
 
 // Open opens the file index in config.Dir, or makes a new one there, and locks
-// it. It refuses a damaged images.json, one of a newer format, and a second
-// opener.
+// it. It refuses a damaged index, one of a newer format, and a second opener.
 func Open(config Config) (*Index, error) {
 	x, engine, err := load(config)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	engine.start(x.hold, x.fail)
+	engine.start(x.log.hold, x.log.fail)
 	return x, nil
 }
 
@@ -99,59 +93,26 @@ func load(config Config) (*Index, *fileEngine, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	x := &Index{config: config, engine: engine, changed: make(chan struct{}), failed: make(chan error, 1)}
-	x.state.Store(state)
+	x := &Index{config: config, state: state}
+	x.log = newLog(x, engine)
 	return x, engine, nil
 }
 
 // Close ends writing and unlocks the index. Then images.json alone is complete.
 // It may be called again.
-func (x *Index) Close() error {
-	x.mu.Lock()
-	closed, sound := x.closed, x.broken == nil
-	x.closed = true
-	if sound {
-		x.broken = errors.New("the index is closed")
-	}
-	x.mu.Unlock()
-	if closed {
-		return nil
-	}
-	return x.engine.close(sound)
-}
-
-// hold calls do with what is durable, while nothing is written.
-func (x *Index) hold(do func(now *state) error) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return do(x.state.Load())
-}
-
-// fail ends writing, as nobody knows any more what is durable.
-func (x *Index) fail(err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.breakDown(err)
-}
-
-func (x *Index) breakDown(err error) {
-	if x.broken == nil {
-		x.broken = err
-		x.failed <- err
-	}
-}
+func (x *Index) Close() error { return x.log.close() }
 
 // Failed delivers the error after which the index decides nothing more,
 // because it cannot know what is durable. The process must end; the next one
 // reads what the disk has.
-func (x *Index) Failed() <-chan error { return x.failed }
+func (x *Index) Failed() <-chan error { return x.log.failed }
 
 // Admit is imgd.Index.Admit. Git and the registry are asked after the index
-// was read; if the image's part of it has changed by the time of writing, both
-// are read again.
+// was read; if it says something else of the tags or the request by the time of
+// writing, both are read again.
 func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd.Release, error) {
 	for {
-		seen := x.state.Load()
+		seen := x.look(rel)
 		ask := &asker{history: x.config.History, registry: x.config.Registry}
 		decided, enter, err := decide(ctx, seen, rel, known, ask)
 		if err != nil || !enter {
@@ -159,8 +120,8 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 		}
 		decided.AdmittedAt = x.now()
 		decided = asWritten(decided)
-		_, err = x.write(func(now *state) (entry, error) {
-			if now.touched[rel.Image] != seen.touched[rel.Image] {
+		err = x.log.enter(about(rel), func(now *state) (entry, error) {
+			if !seen.stands(now, rel) {
 				return entry{}, errRaced
 			}
 			return entry{Admitted: &admitted{Release: decided, Facts: ask.facts}}, nil
@@ -169,6 +130,49 @@ func (x *Index) Admit(ctx context.Context, rel imgd.Release, known string) (imgd
 			return decided, err
 		}
 	}
+}
+
+// look is what a decision about rel needs to know.
+func (x *Index) look(rel imgd.Release) view {
+	x.view.RLock()
+	defer x.view.RUnlock()
+	v := view{tags: map[string]tagState{}, releases: map[string]imgd.Release{}, touched: map[string]uint64{},
+		made: func(tag string, root digest.Digest) bool { return x.Made(rel.Image, tag, root) }}
+	if newest := x.state.newest(rel.Request.ID); newest != nil {
+		v.newest = newest.text.get()
+	}
+	for _, t := range rel.Tags {
+		tag := x.state.tags[tagKey{rel.Image, t.Name}]
+		if tag == nil {
+			continue
+		}
+		v.tags[t.Name], v.touched[t.Name] = tag.text.get(), tag.touched
+		for _, id := range []string{tag.claim, tag.holder} {
+			owner, ok := valueOf(x.state.release(id))
+			if !ok {
+				continue
+			}
+			v.releases[id] = owner
+			if removed, ok := valueOf(x.state.release(owner.Removes)); ok {
+				v.releases[owner.Removes] = removed
+			}
+		}
+	}
+	return v
+}
+
+// stands reports whether now says the same of what rel asks for.
+func (v view) stands(now *state, rel imgd.Release) bool {
+	if newest := now.newest(rel.Request.ID); newest != nil && (newest.id != v.newest.ID || newest.text.get().State != v.newest.State) {
+		return false
+	}
+	for _, t := range rel.Tags {
+		tag := now.tags[tagKey{rel.Image, t.Name}]
+		if _, known := v.tags[t.Name]; known != (tag != nil) || known && tag.touched != v.touched[t.Name] {
+			return false
+		}
+	}
+	return true
 }
 
 // asWritten is rel as reading it back gives it: JSON replaces bytes that are
@@ -201,7 +205,7 @@ func (x *Index) Forgo(ctx context.Context, id, tag, reason string) (imgd.Release
 		return imgd.Release{}, fmt.Errorf("forgo %s without a reason: %w", tag, imgd.ErrInvalid)
 	}
 	return x.advance(id, func(now *state, rel imgd.Release) (entry, error) {
-		if now.tags[tagKey{rel.Image, tag}].Claim != id { // an abandoned one has no claim
+		if now.tag(tagKey{rel.Image, tag}).Claim != id { // an abandoned one has no claim
 			return entry{}, errStands
 		}
 		return entry{Forgone: &forgone{Release: id, Tag: tag, Reason: text(reason)}}, nil
@@ -227,11 +231,12 @@ var errStands = errors.New("stands so already")
 // advance enters what decide says of a release that is not published yet, and
 // answers the release as it stands then.
 func (x *Index) advance(id string, decide func(*state, imgd.Release) (entry, error)) (imgd.Release, error) {
-	now, err := x.write(func(now *state) (entry, error) {
-		rel, ok := now.releases[id]
-		if !ok {
-			return entry{}, fmt.Errorf("release %s: %w", id, imgd.ErrNotFound)
-		}
+	rel, ok := x.Release(id)
+	if !ok {
+		return rel, fmt.Errorf("release %s: %w", id, imgd.ErrNotFound)
+	}
+	err := x.log.enter(about(rel), func(now *state) (entry, error) {
+		rel := now.release(id).text.get()
 		if rel.State == imgd.ReleasePublished {
 			return entry{}, errStands
 		}
@@ -240,13 +245,14 @@ func (x *Index) advance(id string, decide func(*state, imgd.Release) (entry, err
 	if err != nil && !errors.Is(err, errStands) {
 		return imgd.Release{}, err
 	}
-	return now.releases[id], nil
+	rel, _ = x.Release(id)
+	return rel, nil
 }
 
 // SetTold notes that the releases published up to entry seq have been
 // announced. It never goes back.
 func (x *Index) SetTold(ctx context.Context, seq uint64) error {
-	_, err := x.write(func(now *state) (entry, error) {
+	err := x.log.enter([]string{aboutTold}, func(now *state) (entry, error) {
 		if now.told >= seq {
 			return entry{}, errStands
 		}
@@ -258,44 +264,14 @@ func (x *Index) SetTold(ctx context.Context, seq uint64) error {
 	return err
 }
 
-// write makes one decided entry durable and shows it to queries, in this
-// order, and answers the state then.
-func (x *Index) write(decide func(now *state) (entry, error)) (*state, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	now := x.state.Load()
-	if x.broken != nil {
-		return now, x.broken
-	}
-	e, err := decide(now)
-	if err != nil {
-		return now, err
-	}
-	e.Format, e.Seq, e.Prev, e.Writer, e.At = format, now.seq+1, now.hash, x.config.Writer, x.now()
-	line := e.line()
-	if err := x.engine.append([][]byte{line}); err != nil {
-		if errors.Is(err, errUnknown) {
-			x.breakDown(err)
-		}
-		return now, err
-	}
-	next := now.fold(e, hashOf(line))
-	x.state.Store(next)
-	close(x.changed)
-	x.changed = make(chan struct{})
-	return next, nil
-}
-
 // now is the time in the form that entries and records have it.
 func (x *Index) now() time.Time { return x.config.Now().UTC().Truncate(time.Millisecond) }
 
 // Wait waits until entry seq is folded.
 func (x *Index) Wait(ctx context.Context, seq uint64) error {
 	for {
-		x.mu.Lock()
-		changed := x.changed
-		x.mu.Unlock()
-		if x.state.Load().seq >= seq {
+		changed := x.log.change()
+		if x.Seq() >= seq {
 			return nil
 		}
 		select {
@@ -307,34 +283,53 @@ func (x *Index) Wait(ctx context.Context, seq uint64) error {
 }
 
 // ID is the index's own ID, 32 hex digits, drawn when it was made.
-func (x *Index) ID() string { return x.state.Load().id }
+func (x *Index) ID() string { return x.state.id }
 
 // Seq is the sequence of the last entry.
-func (x *Index) Seq() uint64 { return x.state.Load().seq }
+func (x *Index) Seq() uint64 {
+	x.view.RLock()
+	defer x.view.RUnlock()
+	return x.state.seq
+}
 
 // Told is the entry up to which releases have been announced.
-func (x *Index) Told() uint64 { return x.state.Load().told }
+func (x *Index) Told() uint64 {
+	x.view.RLock()
+	defer x.view.RUnlock()
+	return x.state.told
+}
 
 // Newest is imgd.Lookup.Newest.
 func (x *Index) Newest(request string) (imgd.Release, bool) {
-	s := x.state.Load()
-	rel, ok := s.releases[s.newest[request]]
-	return rel, ok
+	x.view.RLock()
+	r := x.state.newest(request)
+	x.view.RUnlock()
+	return valueOf(r)
 }
 
 // Release is imgd.Lookup.Release.
 func (x *Index) Release(id string) (imgd.Release, bool) {
-	rel, ok := x.state.Load().releases[id]
-	return rel, ok
+	x.view.RLock()
+	r := x.state.release(id)
+	x.view.RUnlock()
+	return valueOf(r)
+}
+
+// valueOf is what r says; reading it may take microseconds, so no lock is held.
+func valueOf(r *release) (imgd.Release, bool) {
+	if r == nil {
+		return imgd.Release{}, false
+	}
+	return r.text.get(), true
 }
 
 // Open is imgd.Lookup.Open, in the order of admission.
 func (x *Index) Open() []imgd.Release {
+	x.view.RLock()
+	defer x.view.RUnlock()
 	var open []imgd.Release
-	for _, rel := range x.state.Load().releases {
-		if rel.State == imgd.ReleaseAdmitted {
-			open = append(open, rel)
-		}
+	for _, r := range x.state.open {
+		open = append(open, r.text.get())
 	}
 	slices.SortFunc(open, func(a, b imgd.Release) int {
 		return cmp.Or(a.AdmittedAt.Compare(b.AdmittedAt), cmp.Compare(a.ID, b.ID))
@@ -342,54 +337,126 @@ func (x *Index) Open() []imgd.Release {
 	return open
 }
 
-// Published are the releases published after entry seq, in log order.
+// Published are the releases published after entry seq, in log order. Those that
+// are told are looked for one by one.
 func (x *Index) Published(after uint64) []imgd.Release {
+	x.view.RLock()
+	untold, told := slices.Clone(x.state.untold), x.state.told
+	x.view.RUnlock()
+	if after < told {
+		return x.freeze().published(after)
+	}
 	var rels []imgd.Release
-	for _, rel := range x.state.Load().releases {
-		if rel.State == imgd.ReleasePublished && rel.Seq > after {
-			rels = append(rels, rel)
+	for _, r := range untold {
+		if r.seq > after {
+			rels = append(rels, r.text.get())
 		}
 	}
-	slices.SortFunc(rels, func(a, b imgd.Release) int { return int(a.Seq) - int(b.Seq) })
+	return rels
+}
+
+func (z frozen) published(after uint64) []imgd.Release {
+	var rels []imgd.Release
+	z.releases.Scan(func(r *release) bool {
+		if r.published && r.seq > after {
+			rels = append(rels, r.text.get())
+		}
+		return true
+	})
+	slices.SortFunc(rels, func(a, b imgd.Release) int { return cmp.Compare(a.Seq, b.Seq) })
 	return rels
 }
 
 // Wanted is imgd.Lookup.Wanted.
 func (x *Index) Wanted(image, tag string) (imgd.Release, bool) {
-	s := x.state.Load()
-	rel, ok := s.releases[s.tags[tagKey{image, tag}].owner()]
-	return rel, ok
+	x.view.RLock()
+	var r *release
+	if t := x.state.tags[tagKey{image, tag}]; t != nil {
+		r = x.state.release(cmp.Or(t.claim, t.holder))
+	}
+	x.view.RUnlock()
+	return valueOf(r)
 }
 
 // Generation is imgd.Lookup.Generation.
 func (x *Index) Generation(image, tag string) uint64 {
-	return x.state.Load().tags[tagKey{image, tag}].Generation
+	x.view.RLock()
+	defer x.view.RUnlock()
+	return x.state.tag(tagKey{image, tag}).Generation
 }
 
-// Repositories is imgd.Lookup.Repositories.
+// Repositories is imgd.Lookup.Repositories. It looks at every release.
 func (x *Index) Repositories(image string) []string {
+	all := x.freeze().releases
 	var newest imgd.Release
-	for _, rel := range x.state.Load().releases {
-		if rel.Image != image || rel.State == imgd.ReleaseAbandoned || len(rel.Repositories) == 0 {
-			continue
+	all.Scan(func(r *release) bool {
+		if r.image != image || !r.open && !r.published {
+			return true
 		}
+		rel := r.text.get()
 		if newest.ID == "" || cmp.Or(rel.AdmittedAt.Compare(newest.AdmittedAt), cmp.Compare(rel.ID, newest.ID)) > 0 {
-			newest = rel
+			if len(rel.Repositories) > 0 {
+				newest = rel
+			}
 		}
-	}
+		return true
+	})
 	return newest.Repositories
 }
 
 // Made is imgd.Lookup.Made.
-func (x *Index) Made(image string, root digest.Digest) bool {
-	return x.state.Load().made[imageRoot{image, root}]
+func (x *Index) Made(image, tag string, root digest.Digest) bool {
+	x.view.RLock()
+	defer x.view.RUnlock()
+	return x.state.made(image, tag, root)
 }
 
 // Records are all records, sorted bytewise by image, tag and platform, and the
-// sequence they stand for. The slice is shared: do not change it.
+// sequence they stand for.
 func (x *Index) Records() ([]imgd.Record, uint64) {
-	s := x.state.Load()
-	return s.records(), s.seq
+	z := x.freeze()
+	records := []imgd.Record{}
+	z.tags.Scan(func(t *tag) bool {
+		for _, line := range t.lines(z.releases) {
+			records = append(records, unmarshal[imgd.Record](line))
+		}
+		return true
+	})
+	return records, z.seq
+}
+
+// Count is how many records there are.
+func (x *Index) Count() (n int) {
+	z := x.freeze()
+	z.tags.Scan(func(t *tag) bool { n += len(t.lines(z.releases)); return true })
+	return n
+}
+
+// Tag are the records of a tag, by platform.
+func (x *Index) Tag(image, name string) []imgd.Record {
+	var records []imgd.Record
+	for _, line := range x.Lines(image, name) {
+		records = append(records, unmarshal[imgd.Record](line))
+	}
+	return records
+}
+
+// Lines are the records of a tag, by platform, each as its line in images.json.
+// The slice is shared: do not change it.
+func (x *Index) Lines(image, name string) []string {
+	x.view.RLock()
+	defer x.view.RUnlock()
+	t := x.state.tags[tagKey{image, name}]
+	if t == nil {
+		return nil
+	}
+	return t.lines(x.state.releases)
+}
+
+func (x *Index) freeze() frozen {
+	x.view.Lock()
+	defer x.view.Unlock()
+	return x.state.freeze()
 }
 
 // newID draws an index ID.

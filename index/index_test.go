@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -328,33 +327,6 @@ func TestFactsFail(t *testing.T) {
 	_, err := x.Admit(t.Context(), rel, "")
 	if !errors.Is(err, w.broken) || x.Seq() != 0 {
 		t.Errorf("got %v at seq %d, want the outage and no entry", err, x.Seq())
-	}
-}
-
-func TestRace(t *testing.T) {
-	w := newWorld()
-	x := open(t, t.TempDir(), w)
-	const writers = 32
-	errs := make([]error, writers)
-	var wg sync.WaitGroup
-	for i := range writers {
-		rel := w.candidate("refs/tags/v1.0.0", fmt.Sprintf("%x", i%16), fmt.Sprint("root ", i), i)
-		rel.Request.Args = map[string]string{"N": fmt.Sprint(i)}
-		rel.Request.Commit = fmt.Sprintf("%040x", i)
-		rel.Request.ID = rel.Request.Hash()
-		wg.Go(func() { _, errs[i] = x.Admit(t.Context(), rel, "") })
-	}
-	wg.Wait()
-	won := 0
-	for _, err := range errs {
-		if err == nil {
-			won++
-		} else if !errors.Is(err, imgd.ErrConflict) {
-			t.Errorf("got %v, want a conflict", err)
-		}
-	}
-	if won != 1 {
-		t.Errorf("%d writers won, want 1", won)
 	}
 }
 

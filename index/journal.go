@@ -119,7 +119,7 @@ func (d *damage) Error() string {
 	if d.line > 0 {
 		place += fmt.Sprintf(":%d", d.line)
 	}
-	return fmt.Sprintf("%s: %s: the file is damaged or was edited; restore the whole directory from a backup, or move it away and run imgd index recover", place, d.what)
+	return fmt.Sprintf("%s: %s: the file is damaged or was edited; restore the whole directory from a backup", place, d.what)
 }
 
 // readJournal hands the entries of the file to each, in order, and answers the

@@ -26,8 +26,10 @@ func (c claim) pushed(context.Context) (reason string, err error) {
 	if len(owners) == 0 {
 		return "", nil
 	}
-	owner := owners[0]
+	owner := c.named(owners[0])
 	switch {
+	case owners[0].Root.Digest == "" && (c.want.Kind != version.KindVersion || c.hasPushed(owner)):
+		return "", nil // removed; a version comes back as what it was
 	case c.hasPushed(owner):
 		return "", fmt.Errorf("%s:%s names %s already, %s: %w", c.rel.Image, c.want.Name, owner.Root.Digest, had(owner), imgd.ErrUnchanged)
 	case c.want.Kind == version.KindVersion && !c.rel.Request.Force:

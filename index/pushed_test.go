@@ -136,7 +136,7 @@ func TestPushedIsNotMade(t *testing.T) {
 	w.tags["v1.2.3"], w.roots[theirs.Root.Digest] = theirs.Root.Digest, []string{"A"}
 	build := w.candidate("refs/tags/v1.2.3", "b", "B", 2)
 	for range 2 {
-		if x.Made(image, theirs.Root.Digest) {
+		if x.Made(image, "v1.2.3", theirs.Root.Digest) {
 			t.Error("what another CI pushed is said to be made by imgd")
 		}
 		refused(t, x, build, imgd.ErrConflict, "another hand")

@@ -14,30 +14,45 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
+// A view is what a decision about a release needs to know of one state.
+type view struct {
+	newest   imgd.Release                              // of its request, zero if there is none
+	tags     map[string]tagState                       // of its image, those it wants
+	releases map[string]imgd.Release                   // which claim or hold those, or were removed by those
+	made     func(tag string, root digest.Digest) bool // see state.made
+	touched  map[string]uint64                         // last entry about each of the tags
+}
+
 // decide is admission: one decision, by rules 1 to 6 of the design, over one
-// state and the facts that ask brings. It answers either the release to enter,
+// view and the facts that ask brings. It answers either the release to enter,
 // its claims and reasons filled in, or (enter false) an earlier release of the
 // same request that is the answer instead.
-func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
-	// Rule 1: what another run of this request made meanwhile is the answer.
-	newest, ok := s.releases[s.newest[rel.Request.ID]]
-	if ok && newest.ID != known && newest.State != imgd.ReleaseAbandoned {
-		return newest, false, nil
+func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
+	// Rule 1: what another run of this request made meanwhile is the answer, and
+	// so is what is open: a request has one open release.
+	if v.newest.State == imgd.ReleaseAdmitted || v.newest.State == imgd.ReleasePublished && v.newest.ID != known {
+		return v.newest, false, nil
 	}
-	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(newest.ID)+1)
+	rel.ID = rel.Request.ID + "-" + strconv.Itoa(number(v.newest.ID)+1)
 	rel.State = imgd.ReleaseAdmitted
 	rel.Tags = slices.Clone(rel.Tags)
 	rel.Lapsed = nil
+	if rel.Command != "" {
+		v.complete(&rel)
+	}
 	// Version tags come first: they may end the request, or set its root.
 	for _, immutable := range []bool{true, false} {
 		for i := range rel.Tags {
 			if (rel.Tags[i].Kind == version.KindVersion) != immutable {
 				continue
 			}
-			c := claim{state: s, tag: s.tags[tagKey{rel.Image, rel.Tags[i].Name}], rel: &rel, want: rel.Tags[i], ask: ask}
+			c := claim{view: v, tag: v.tags[rel.Tags[i].Name], rel: &rel, want: rel.Tags[i], ask: ask}
 			decide := c.reason
-			if rel.Pushed {
+			switch {
+			case rel.Pushed:
 				decide = c.pushed
+			case rel.Command != "":
+				decide = c.commanded
 			}
 			reason, err := decide(ctx)
 			if err != nil {
@@ -48,10 +63,10 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 	}
 	taken := rel.Taken()
 	if len(taken) == 0 {
-		return rel, false, nothing(s, rel)
+		return rel, false, nothing(v, rel)
 	}
 	for _, t := range taken {
-		if other := s.tags[tagKey{rel.Image, t.Name}].Claim; other != "" && !slices.Contains(rel.Lapsed, other) {
+		if other := v.tags[t.Name].Claim; other != "" && !slices.Contains(rel.Lapsed, other) {
 			rel.Lapsed = append(rel.Lapsed, other)
 		}
 	}
@@ -59,9 +74,9 @@ func decide(ctx context.Context, s *state, rel imgd.Release, known string, ask *
 }
 
 // nothing is rule 6: why a release that takes no tag ends as it does.
-func nothing(s *state, rel imgd.Release) error {
+func nothing(v view, rel imgd.Release) error {
 	for _, t := range rel.Tags {
-		owner, ok := s.releases[s.tags[tagKey{rel.Image, t.Name}].owner()]
+		owner, ok := v.releases[v.tags[t.Name].owner()]
 		if !ok || owner.Root.Digest != rel.Root.Digest {
 			return fmt.Errorf("%s: %w", rel.Reasons(), imgd.ErrSuperseded)
 		}
@@ -72,11 +87,11 @@ func nothing(s *state, rel imgd.Release) error {
 // A claim is one tag that a release wants, in front of what the index knows of
 // that tag.
 type claim struct {
-	state *state
-	tag   tagState // zero if the index has never heard of it
-	rel   *imgd.Release
-	want  imgd.ReleaseTag
-	ask   *asker
+	view view
+	tag  tagState // zero if the index has never heard of it
+	rel  *imgd.Release
+	want imgd.ReleaseTag
+	ask  *asker
 }
 
 // reason says why the tag is not taken, "" if it is. An error ends the whole
@@ -84,6 +99,9 @@ type claim struct {
 func (c claim) reason(ctx context.Context) (string, error) {
 	if c.tag.Tag != "" && c.tag.Kind != c.want.Kind {
 		return c.otherKind()
+	}
+	if why := c.overruled(); why != "" {
+		return why, nil
 	}
 	switch c.want.Kind {
 	case version.KindVersion:
@@ -111,7 +129,7 @@ func (c claim) otherKind() (string, error) {
 func (c claim) owners() []imgd.Release {
 	var owners []imgd.Release
 	for _, id := range []string{c.tag.Claim, c.tag.Holder} {
-		if rel, ok := c.state.releases[id]; ok {
+		if rel, ok := c.view.releases[id]; ok {
 			owners = append(owners, rel)
 		}
 	}
@@ -130,8 +148,14 @@ func (c claim) owner() string {
 // had says that the release has a tag.
 func had(owner imgd.Release) string {
 	verb := "held"
-	if owner.State == imgd.ReleaseAdmitted {
+	switch {
+	case owner.Root.Digest == "":
+		verb = "removed"
+	case owner.State == imgd.ReleaseAdmitted:
 		verb = "claimed"
+	}
+	if owner.Command != "" {
+		return fmt.Sprintf("%s by release %s (%s by %s)", verb, owner.ID, owner.Command, cmp.Or(owner.Request.By, "unknown"))
 	}
 	return fmt.Sprintf("%s by release %s (%s at %.12s)", verb, owner.ID, cmp.Or(owner.Request.Ref, "pushed by another CI"), owner.Request.Commit)
 }
@@ -155,24 +179,25 @@ func (c claim) takeVersion(ctx context.Context) error {
 // takeFrom takes the tag from one owner. Of what another CI has pushed and nobody
 // has read, one digest is all that is known; the root of it is never taken over.
 func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
-	if !owner.Read() && c.rel.Has(owner.Root.Digest) {
+	named := c.named(owner)
+	if !named.Read() && c.rel.Has(named.Root.Digest) {
 		return nil
 	}
-	if imgd.SameDigests(owner.Platforms, c.rel.Platforms) {
-		return c.takeSame(ctx, owner)
+	if imgd.SameDigests(named.Platforms, c.rel.Platforms) {
+		return c.takeSame(ctx, named)
 	}
 	if c.rel.Request.Force {
 		return nil
 	}
-	if owner.Request.Commit != c.rel.Request.Commit {
-		return c.conflict(owner.Root.Digest, had(owner))
+	if named.Request.Commit != c.rel.Request.Commit {
+		return c.conflict(named.Root.Digest, had(owner))
 	}
-	lost, err := c.ask.lost(ctx, c.rel.Repositories, owner)
+	lost, err := c.ask.lost(ctx, c.rel.Repositories, named)
 	if err != nil || lost {
 		return err
 	}
 	return fmt.Errorf("%s:%s names %s of the same commit, %s; this build made %s, so it is not reproducible: %w",
-		c.rel.Image, c.want.Name, owner.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
+		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
 }
 
 // takeSame takes the tag with the root that it has, as fresh provenance is no
@@ -197,7 +222,7 @@ func (c claim) takeUnheld(ctx context.Context) error {
 	}
 	for _, repository := range c.rel.Repositories {
 		there, err := c.ask.tagged(ctx, repository, c.want.Name)
-		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.state.made[imageRoot{c.rel.Image, there}] {
+		if errors.Is(err, imgd.ErrNotFound) || err == nil && c.view.made(c.want.Name, there) {
 			continue
 		}
 		if errors.Is(err, imgd.ErrInvalid) {
@@ -228,6 +253,9 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	for _, owner := range c.owners() {
+		if owner.Root.Digest == "" {
+			continue // removed
+		}
 		if lost, err := c.ask.lost(ctx, c.rel.Repositories, owner); err != nil || !lost {
 			return had(owner), err
 		}
@@ -240,8 +268,8 @@ func (c claim) takeCommit(ctx context.Context) (string, error) {
 // where a branch was reset and put back before the reset was published.)
 func (c claim) takeMoving(ctx context.Context) (string, error) {
 	newest := c.tag.Mark
-	if claimed, ok := c.state.releases[c.tag.Claim]; ok {
-		newest = markOf(claimed)
+	if claimed, ok := c.view.releases[c.tag.Claim]; ok {
+		newest = stamped(c.tag, claimed)
 	}
 	if c.want.Kind == version.KindBranch {
 		if in, err := c.ask.inHead(ctx, c.rel.Request, c.rel.Request.Commit); err != nil || !in {
@@ -294,8 +322,8 @@ func (c claim) again(ctx context.Context, later bool) (bool, error) {
 	if !later {
 		return false, nil
 	}
-	owner, held := c.state.releases[c.tag.owner()]
-	if c.rel.Request.Rebuild || !held {
+	owner, held := c.view.releases[c.tag.owner()]
+	if c.rel.Request.Rebuild || !held || owner.Root.Digest == "" {
 		return true, nil
 	}
 	return c.ask.lost(ctx, c.rel.Repositories, owner)
@@ -310,20 +338,20 @@ func markOf(rel imgd.Release) mark {
 func publication(s *state, rel imgd.Release) []publishedTag {
 	var tags []publishedTag
 	for _, t := range rel.Taken() {
-		tag := s.tags[tagKey{rel.Image, t.Name}]
+		tag := s.tag(tagKey{rel.Image, t.Name})
 		if tag.Claim != rel.ID {
 			continue
 		}
 		p := publishedTag{Tag: t.Name, Generation: tag.Generation, Mark: tag.Mark}
-		holder, held := s.releases[tag.Holder]
-		if held {
-			p.Previous = holder.Root.Digest
+		holder := s.release(tag.Holder)
+		if holder != nil {
+			p.Previous = holder.root
 		}
-		if !held || holder.Root.Digest != rel.Root.Digest {
-			p.Generation++
+		if rel.Root.Digest != "" && (holder == nil || holder.root != rel.Root.Digest) {
+			p.Generation++ // a removal ends the one that there was
 		}
-		if stamp := markOf(rel); !t.Kind.Immutable() && !(rel.Pushed && tag.Mark.AskedAt.After(stamp.AskedAt)) {
-			p.Mark = stamp
+		if !t.Kind.Immutable() {
+			p.Mark = stamped(tag, rel)
 		}
 		tags = append(tags, p)
 	}

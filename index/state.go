@@ -3,12 +3,14 @@ package index
 import (
 	"cmp"
 	"fmt"
-	"maps"
+	"math"
 	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/tidwall/btree"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
@@ -41,115 +43,267 @@ type tagState struct {
 // owner is the release that has the tag: a claim counts like a hold.
 func (t tagState) owner() string { return cmp.Or(t.Claim, t.Holder) }
 
-// A state is the fold of the log up to seq. It is immutable once it is stored:
-// fold answers a new one.
-type state struct {
-	id       string
-	seq      uint64
-	hash     string // of the last entry; before the first one the ID, so that no other index's follows
-	told     uint64
-	releases map[string]imgd.Release
-	tags     map[tagKey]tagState
-	newest   map[string]string  // request -> its newest release
-	touched  map[string]uint64  // image -> last entry about it since the index was opened
-	made     map[imageRoot]bool // by imgd, not by another CI
-
-	records func() []imgd.Record // sorted bytewise by image, tag, platform; made once
+// A tag is a tagState and the records of its holder. It does not change: fold
+// puts another in its place.
+type tag struct {
+	image, name   string
+	holder, claim string
+	touched       uint64 // last entry about it, 0: before the index was opened
+	text          stored[tagState]
+	records       atomic.Pointer[[]string] // lines of images.json, by platform
 }
 
-type imageRoot struct {
-	image string
-	root  digest.Digest
+// A release is one as the last entry about it left it. It does not change
+// either.
+type release struct {
+	id, image string
+	root      digest.Digest
+	seq       uint64 // that published it
+	open      bool
+	published bool
+	pushed    bool
+	commanded bool // by an operator
+	text      stored[imgd.Release]
+}
+
+func newRelease(rel imgd.Release) *release {
+	r := &release{id: rel.ID, image: rel.Image, root: rel.Root.Digest, seq: rel.Seq, pushed: rel.Pushed, commanded: rel.Command != ""}
+	r.stand(rel.State)
+	r.text.value.Store(&rel)
+	return r
+}
+
+func (r *release) stand(state imgd.ReleaseState) {
+	r.open, r.published = state == imgd.ReleaseAdmitted, state == imgd.ReleasePublished
+}
+
+// before orders releases by request and number.
+func (r *release) before(other *release) bool {
+	a, _, _ := strings.Cut(r.id, "-")
+	b, _, _ := strings.Cut(other.id, "-")
+	if a != b {
+		return a < b
+	}
+	return number(r.id) < number(other.id)
+}
+
+// before orders tags by image and name.
+func (t *tag) before(other *tag) bool {
+	if t.image != other.image {
+		return t.image < other.image
+	}
+	return t.name < other.name
+}
+
+// A state is the fold of the log up to seq. Folding changes it in place; it is
+// not safe for concurrent use.
+type state struct {
+	id   string
+	seq  uint64
+	hash string // of the last entry; before the first one the ID, so that no other index's follows
+	told uint64
+
+	tags     map[tagKey]*tag
+	sorted   *btree.BTreeG[*tag] // the same, by image and name
+	releases *btree.BTreeG[*release]
+	open     map[string]*release
+	untold   []*release              // published after told, by seq
+	digests  map[digest.Digest]*link // of roots and platforms
+}
+
+// A link is one of the releases that have a digest.
+type link struct {
+	release *release
+	next    *link
 }
 
 func newState(id string) *state {
-	s := &state{
-		id: id, hash: id, releases: map[string]imgd.Release{}, tags: map[tagKey]tagState{}, newest: map[string]string{},
-		touched: map[string]uint64{}, made: map[imageRoot]bool{},
+	return &state{
+		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, digests: map[digest.Digest]*link{},
+		sorted:   btree.NewBTreeGOptions((*tag).before, btree.Options{NoLocks: true}),
+		releases: btree.NewBTreeGOptions((*release).before, btree.Options{NoLocks: true}),
 	}
-	s.records = sync.OnceValue(s.collect)
-	return s
 }
 
-func (s *state) clone() *state {
-	next := &state{
-		id: s.id, seq: s.seq, hash: s.hash, told: s.told,
-		releases: maps.Clone(s.releases), tags: maps.Clone(s.tags), newest: maps.Clone(s.newest),
-		touched: maps.Clone(s.touched), made: maps.Clone(s.made),
-	}
-	next.records = sync.OnceValue(next.collect)
-	return next
+// A frozen is what images.json says of one state. It does not change.
+type frozen struct {
+	id, hash  string
+	seq, told uint64
+	tags      *btree.BTreeG[*tag]
+	releases  *btree.BTreeG[*release]
 }
 
-// follow is the state after e, which was read from a log and has this hash. What
-// s has already is passed over.
-func (s *state) follow(e entry, hash string) (*state, error) {
+// freeze takes no longer for a large state.
+func (s *state) freeze() frozen {
+	return frozen{id: s.id, hash: s.hash, seq: s.seq, told: s.told, tags: s.sorted.Copy(), releases: s.releases.Copy()}
+}
+
+// follow folds e, which was read from a log and has this hash. What s has
+// already is passed over.
+func (s *state) follow(e entry, hash string) error {
 	switch {
 	case e.Seq < s.seq, e.Seq == s.seq && hash == s.hash:
-		return s, nil
+		return nil
 	case e.Seq == s.seq:
-		return s, &damage{what: fmt.Sprintf("entry %d is not the one that was there before", e.Seq)}
+		return &damage{what: fmt.Sprintf("entry %d is not the one that was there before", e.Seq)}
 	case e.Seq > s.seq+1:
-		return s, &damage{what: fmt.Sprintf("entry %d comes after entry %d: what was between them is gone", e.Seq, s.seq)}
+		return &damage{what: fmt.Sprintf("entry %d comes after entry %d: what was between them is gone", e.Seq, s.seq)}
 	case e.Prev != s.hash:
-		return s, &damage{what: fmt.Sprintf("entry %d does not follow from entry %d", e.Seq, s.seq)}
+		return &damage{what: fmt.Sprintf("entry %d does not follow from entry %d", e.Seq, s.seq)}
 	}
-	return s.fold(e, hash), nil
+	s.fold(e, hash)
+	return nil
 }
 
-// fold is the state after e, which has this hash. It decides nothing: all that e
-// rests on is in e.
-func (s *state) fold(e entry, hash string) *state {
-	next := s.clone()
-	next.seq, next.hash = e.Seq, hash
+// fold makes s the state after e, which has this hash. It decides nothing: all
+// that e rests on is in e.
+func (s *state) fold(e entry, hash string) {
+	s.seq, s.hash = e.Seq, hash
 	switch {
 	case e.Admitted != nil:
-		next.admit(e.Admitted.Release, e.Seq)
+		s.admit(e.Admitted.Release)
 	case e.Published != nil:
-		next.publish(*e.Published, e)
+		s.publish(*e.Published, e)
 	case e.Forgone != nil:
-		next.forgo(*e.Forgone, e.Seq)
+		s.forgo(*e.Forgone)
 	case e.Abandoned != nil:
-		next.abandon(*e.Abandoned, e.Seq)
+		s.abandon(*e.Abandoned)
 	case e.Told != nil:
-		next.told = *e.Told
+		s.told = *e.Told
+		s.untold = slices.DeleteFunc(s.untold, func(r *release) bool { return r.seq <= s.told })
 	}
-	return next
 }
 
-func (s *state) admit(rel imgd.Release, seq uint64) {
-	s.add(rel)
-	s.touched[rel.Image] = seq
-	for _, t := range rel.Taken() {
-		key := tagKey{rel.Image, t.Name}
-		tag, known := s.tags[key]
-		if !known {
-			tag = tagState{Image: rel.Image, Tag: t.Name, Kind: t.Kind}
-			if t.Kind == version.KindBranch {
-				tag.Ref = rel.Request.Ref
+// release is the one with this ID, nil if there is none.
+func (s *state) release(id string) *release {
+	rel, _ := s.releases.Get(&release{id: id})
+	return rel
+}
+
+// newest is the newest release of the request, nil if it has none.
+func (s *state) newest(request string) (newest *release) {
+	s.releases.Descend(&release{id: fmt.Sprintf("%s-%d", request, math.MaxInt)}, func(r *release) bool {
+		if of, _, _ := strings.Cut(r.id, "-"); of == request {
+			newest = r
+		}
+		return false
+	})
+	return newest
+}
+
+// tag is what is known of the tag, zero if it was never heard of.
+func (s *state) tag(key tagKey) tagState {
+	if t := s.tags[key]; t != nil {
+		return t.text.get()
+	}
+	return tagState{}
+}
+
+func (s *state) setTag(now tagState) {
+	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, touched: s.seq}
+	t.text.value.Store(&now)
+	if was := s.tags[tagKey{now.Image, now.Tag}]; was != nil && was.holder == now.Holder {
+		t.records.Store(was.records.Load())
+	}
+	s.addTag(t)
+}
+
+func (s *state) addTag(t *tag) {
+	s.tags[tagKey{t.image, t.name}] = t
+	s.sorted.Set(t)
+}
+
+// setRelease enters a release, or what has become of it, into all that is
+// derived from releases.
+func (s *state) setRelease(rel imgd.Release) { s.addRelease(newRelease(rel)) }
+
+func (s *state) addRelease(r *release) {
+	digests := digestsOf(r.text.get())
+	if _, known := s.releases.Set(r); known {
+		s.relink(r, digests)
+	} else {
+		s.link(r, digests)
+	}
+	delete(s.open, r.id)
+	s.list(r)
+}
+
+// list enters r where the open and the untold ones stand.
+func (s *state) list(r *release) {
+	if r.open {
+		s.open[r.id] = r
+	}
+	if r.published && r.seq > s.told {
+		s.untold = append(s.untold, r)
+	}
+}
+
+// digestsOf are those by which a release is found. An untag has none.
+func digestsOf(rel imgd.Release) []digest.Digest {
+	var all []digest.Digest
+	if rel.Root.Digest != "" {
+		all = append(all, rel.Root.Digest)
+	}
+	for _, p := range rel.Platforms {
+		if !slices.Contains(all, p.Digest) {
+			all = append(all, p.Digest)
+		}
+	}
+	return all
+}
+
+func (s *state) link(r *release, digests []digest.Digest) {
+	for _, d := range digests {
+		s.digests[d] = &link{release: r, next: s.digests[d]}
+	}
+}
+
+func (s *state) relink(r *release, digests []digest.Digest) {
+	for _, d := range digests {
+		for l := s.digests[d]; l != nil; l = l.next {
+			if l.release.id == r.id {
+				l.release = r
 			}
 		}
-		s.lapse(tag.Claim, t.Name, rel.ID)
-		tag.Claim = rel.ID
-		s.tags[key] = tag
 	}
 }
 
-// add enters a release into the maps that are derived from releases.
-func (s *state) add(rel imgd.Release) {
-	s.releases[rel.ID] = rel
-	if !rel.Pushed { // else it would be imgd's to remove, and to write over
-		s.made[imageRoot{rel.Image, rel.Root.Digest}] = true
+// made reports whether the root is imgd's under the tag: one that it has made for
+// the image, or has put there by a command. What another CI has pushed would else
+// be imgd's to remove, and to write over.
+func (s *state) made(image, tag string, root digest.Digest) bool {
+	for l := s.digests[root]; l != nil; l = l.next {
+		r := l.release
+		if r.image != image || r.root != root || r.pushed {
+			continue
+		}
+		if !r.commanded || slices.ContainsFunc(r.text.get().Tags, func(t imgd.ReleaseTag) bool { return t.Name == tag }) {
+			return true
+		}
 	}
-	if last, ok := s.releases[s.newest[rel.Request.ID]]; !ok || number(last.ID) <= number(rel.ID) {
-		s.newest[rel.Request.ID] = rel.ID
+	return false
+}
+
+func (s *state) admit(rel imgd.Release) {
+	s.setRelease(rel)
+	for _, t := range rel.Taken() {
+		now := s.tag(tagKey{rel.Image, t.Name})
+		if now.Tag == "" {
+			now = tagState{Image: rel.Image, Tag: t.Name, Kind: t.Kind}
+			if t.Kind == version.KindBranch {
+				now.Ref = rel.Request.Ref
+			}
+		}
+		s.lapse(now.Claim, t.Name, rel.ID)
+		now.Claim = rel.ID
+		s.setTag(now)
 	}
 }
 
 // lapse takes the claim on tag away from the release loser.
 func (s *state) lapse(loser, tag, winner string) {
-	if rel, ok := s.releases[loser]; ok && loser != winner {
-		s.releases[loser] = without(rel, tag, "lost to release "+winner)
+	if rel := s.release(loser); rel != nil && loser != winner {
+		s.setRelease(without(rel.text.get(), tag, "lost to release "+winner))
 	}
 }
 
@@ -165,7 +319,7 @@ func without(rel imgd.Release, tag, reason string) imgd.Release {
 }
 
 func (s *state) publish(p published, e entry) {
-	rel := s.releases[p.Release]
+	rel := s.release(p.Release).text.get()
 	rel.State, rel.PublishedAt, rel.Seq = imgd.ReleasePublished, e.At, e.Seq
 	rel.Tags = slices.Clone(rel.Tags)
 	for _, pt := range p.Tags {
@@ -174,28 +328,24 @@ func (s *state) publish(p published, e entry) {
 				rel.Tags[i].Generation, rel.Tags[i].Previous = pt.Generation, pt.Previous
 			}
 		}
-		key := tagKey{rel.Image, pt.Tag}
-		tag := s.tags[key]
-		tag.Holder, tag.Claim, tag.Generation, tag.Mark = rel.ID, "", pt.Generation, pt.Mark
-		s.tags[key] = tag
+		now := s.tag(tagKey{rel.Image, pt.Tag})
+		now.Holder, now.Claim, now.Generation, now.Mark = rel.ID, "", pt.Generation, pt.Mark
+		s.setTag(now)
 	}
-	s.releases[rel.ID] = rel
-	s.touched[rel.Image] = e.Seq
+	s.setRelease(rel)
 }
 
 // forgo leaves the tag to its holder, with generation and mark as they are.
-func (s *state) forgo(f forgone, seq uint64) {
-	rel := without(s.releases[f.Release], f.Tag, f.Reason)
-	s.releases[rel.ID] = rel
-	s.touched[rel.Image] = seq
+func (s *state) forgo(f forgone) {
+	rel := without(s.release(f.Release).text.get(), f.Tag, f.Reason)
+	s.setRelease(rel)
 	s.unclaim(rel, f.Tag)
 }
 
-func (s *state) abandon(a abandoned, seq uint64) {
-	rel := s.releases[a.Release]
+func (s *state) abandon(a abandoned) {
+	rel := s.release(a.Release).text.get()
 	rel.State, rel.Why = imgd.ReleaseAbandoned, a.Why
-	s.releases[rel.ID] = rel
-	s.touched[rel.Image] = seq
+	s.setRelease(rel)
 	for _, t := range rel.Tags {
 		s.unclaim(rel, t.Name)
 	}
@@ -204,30 +354,34 @@ func (s *state) abandon(a abandoned, seq uint64) {
 // unclaim ends rel's claim on the tag, if it has one.
 func (s *state) unclaim(rel imgd.Release, name string) {
 	key := tagKey{rel.Image, name}
-	tag, ok := s.tags[key]
-	if !ok || tag.Claim != rel.ID {
+	now := s.tag(key)
+	if now.Claim == "" || now.Claim != rel.ID {
 		return
 	}
-	if tag.Claim = ""; tag.Generation == 0 {
-		delete(s.tags, key) // never held: the name is free again
+	if now.Claim = ""; now.Generation == 0 { // never held: the name is free again
+		s.sorted.Delete(s.tags[key])
+		delete(s.tags, key)
 		return
 	}
-	s.tags[key] = tag
+	s.setTag(now)
 }
 
-// collect derives the records from the tags' holders.
-func (s *state) collect() []imgd.Record {
-	records := []imgd.Record{}
-	for _, tag := range s.tags {
-		holder := s.releases[tag.Holder]
-		for _, t := range holder.Taken() {
-			if t.Name == tag.Tag {
-				records = append(records, holder.RecordsOf(t)...)
+// lines are the records of t, whose holder is found in releases.
+func (t *tag) lines(releases *btree.BTreeG[*release]) []string {
+	if lines := t.records.Load(); lines != nil {
+		return *lines
+	}
+	var lines []string
+	if holder, ok := releases.Get(&release{id: t.holder}); ok {
+		rel := holder.text.get()
+		for _, rt := range rel.Taken() {
+			if rt.Name == t.name {
+				for _, rec := range rel.RecordsOf(rt) {
+					lines = append(lines, marshal(rec))
+				}
 			}
 		}
 	}
-	slices.SortFunc(records, func(a, b imgd.Record) int {
-		return cmp.Or(cmp.Compare(a.Image, b.Image), cmp.Compare(a.Tag, b.Tag), cmp.Compare(a.Platform, b.Platform))
-	})
-	return records
+	t.records.Store(&lines)
+	return lines
 }

@@ -78,6 +78,9 @@ func (w *world) Resolve(_ context.Context, _, tag string) (ocispec.Descriptor, e
 func (w *world) Capture(_ context.Context, repositories []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if root == "" {
+		return ocispec.Descriptor{}, nil, errors.New("an image is asked for by no digest")
+	}
 	if w.noImage != "" && root == w.noImage {
 		return ocispec.Descriptor{}, nil, imgd.ErrInvalid
 	}

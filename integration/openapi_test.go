@@ -180,6 +180,7 @@ func (c *contract) hold(operation string, status int, contentType string, body [
 var goldens = map[string]string{
 	"build": "askBuild 202", "cancel": "cancelRequest 200", "drop": "dropRequest 200", "drop-letter": "dropRequest 200", "image": "getImage 200",
 	"image-last-page": "getImage 200", "image-page": "getImage 200", "images": "listImages 200", "letter": "getLetter 200",
+	"history": "getHistory 200", "records": "listRecords 200",
 	"letters": "listLetters 200", "letters-gone": "listLetters 200", "letters-page": "listLetters 200", "releases": "listReleases 200",
 	"releases-none": "listReleases 200", "request": "getRequest 200", "request-unchanged": "getRequest 200", "requests": "listRequests 200",
 	"requests-dead": "listRequests 200", "requests-none": "listRequests 200", "requests-page": "listRequests 200", "retry": "retryRequest 202",
@@ -258,7 +259,10 @@ func TestOpenAPIAnswers(t *testing.T) {
 	id, tag := requestOf(built), "/v1/images/"+image+"/tags/"+built.Tag
 	digest, err := pushImage(t.Context(), s.daemon.Registry+"/tools/lint:v1.0.0")
 	s.must(err)
-	pushed := `{"digest":"` + digest + `","source":"https://git.example.com/tools/lint@` + strings.Repeat("a", 40) + `"}`
+	second, err := pushImage(t.Context(), s.daemon.Registry+"/tools/lint:v1.1.0")
+	s.must(err)
+	source := `","source":"https://git.example.com/tools/lint@` + strings.Repeat("a", 40) + `"}`
+	pushed, lint := `{"digest":"`+digest+source, "/v1/images/tools/lint/tags/"
 	for _, do := range []apiCall{
 		{"listImages", "GET", "/v1/images", "", 200, ""}, {"listImages", "GET", "/v1/images?limit=0", "", 400, ""},
 		{"getImage", "GET", "/v1/images/" + image, "", 200, ""}, {"getImage", "GET", "/v1/images/none", "", 404, ""},
@@ -280,6 +284,16 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"listProjects", "GET", "/v1/projects", "", 200, ""}, {"check", "POST", "/v1/check", "", 200, ""}, {"reload", "POST", "/v1/reload", "", 200, ""},
 		{"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 201, ""}, {"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 200, ""},
 		{"publishTag", "POST", "/v1/images/tools/lint/tags/v2.0.0", pushed, 404, ""}, {"publishTag", "POST", tag, pushed, 409, ""},
+		{"publishTag", "POST", lint + "v1.1.0", `{"digest":"` + second + source, 201, ""},
+		{"tagTag", "POST", lint + "v1.0.0/tag", `{"tags":["stable"]}`, 201, ""}, {"tagTag", "POST", lint + digest + "/tag", `{"tags":["stable"]}`, 200, ""},
+		{"tagTag", "POST", lint + "v1.1.0/tag", `{"tags":["stable"]}`, 201, ""}, {"tagTag", "POST", lint + "v1.1.0/tag", `{"tags":["v1.0.0"]}`, 409, ""},
+		{"rollbackTag", "POST", lint + "stable/rollback", "", 201, ""}, {"rollbackTag", "POST", lint + "stable/rollback", `{"to":"` + digest + `"}`, 200, ""},
+		{"rollbackTag", "POST", lint + "v1.0.0/rollback", "", 404, ""},
+		{"untagTag", "POST", lint + "stable/untag", `{"reason":"a test"}`, 201, ""}, {"untagTag", "POST", lint + "stable/untag", "", 200, ""},
+		{"untagTag", "POST", lint + "none/untag", "", 404, ""}, {"untagTag", "POST", lint + "v1.0.0/untag", "", 409, ""},
+		{"getHistory", "GET", lint + "stable/history", "", 200, ""}, {"getHistory", "GET", lint + "none/history", "", 404, ""},
+		{"listRecords", "GET", "/v1/records?sort=published&since=1h", "", 200, ""}, {"listRecords", "GET", "/v1/records?sort=size", "", 400, ""},
+		{"watch", "GET", "/v1/watch?since=0&follow=0", "", 200, ""}, {"watch", "GET", "/v1/watch?since=x", "", 400, ""},
 		{"getVersion", "GET", "/v1/version", "", 200, ""}, {"livez", "GET", "/livez", "", 200, ""}, {"readyz", "GET", "/readyz", "", 200, ""},
 		{"readyz", "GET", "/readyz?verbose", "", 200, ""}, {"metrics", "GET", "/metrics", "", 200, ""},
 		{"deliverWebhook", "POST", "/hooks/github/hello", hook, 202, "X-GitHub-Event: push"}, {"deliverWebhook", "POST", "/hooks/github/hello", `{"zen":""}`, 200, "X-GitHub-Event: ping"},

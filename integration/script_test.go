@@ -34,7 +34,7 @@ type scriptWorld struct {
 	daemon *kit.Daemon
 }
 
-// TestScripts runs every command of imgctl and imgd, its errors and exit codes, against the real daemon.
+// TestScripts runs every command of imgctl, imgd and publish, its errors and exit codes, against the real daemon.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 		Setup:               w.setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "eventually": w.eventually, "commit": w.commit, "tag": w.tag, "break": w.breakGit, "mend": w.mendGit,
-			"stranger": w.stranger, "letter": w.letter, "hung": w.hung, "request": w.request,
+			"stranger": w.stranger, "letter": w.letter, "hung": w.hung, "request": w.request, "push": w.push,
 		},
 	})
 }
@@ -106,6 +106,7 @@ func (w *scriptWorld) setup(env *testscript.Env) error {
 	for key, value := range map[string]string{
 		"PATH": w.bin + string(filepath.ListSeparator) + env.Getenv("PATH"), "IMGD_SERVER": "", "IMGD_DATA": w.daemon.Data(),
 		"PROJECT": project, "IMAGE": "demo/" + project, "GIT": w.repos[project].URL, "HANG": hang.URL, "BUSY": busy.Addr().String(),
+		"CONFIG": filepath.Join(w.daemon.Dir, "imgd.yaml"), "SOURCE": "https://git.example.com/tools/" + project + "@" + sourceCommit,
 		"REGISTRY": w.daemon.Registry, "NATS": w.daemon.NATS, "HTTP": w.daemon.HTTP, "PID": strconv.Itoa(w.daemon.PID()),
 	} {
 		env.Setenv(key, value)
@@ -186,6 +187,13 @@ func (w *scriptWorld) stranger(ts *testscript.TestScript, _ bool, args []string)
 	img, err := random.Image(64, 1)
 	ts.Check(err)
 	ts.Check(remote.Write(ref, img, remote.WithContext(w.ctx)))
+}
+
+// push IMAGE:TAG NAME pushes an image as another CI would, another one each time, and puts its digest into a variable.
+func (w *scriptWorld) push(ts *testscript.TestScript, _ bool, args []string) {
+	digest, err := pushImage(w.ctx, w.daemon.Registry+"/"+args[0])
+	ts.Check(err)
+	ts.Setenv(args[1], digest)
 }
 
 // letter TEXT puts a message into the queue.

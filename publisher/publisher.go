@@ -82,9 +82,10 @@ func New(cfg Config) *Publisher {
 
 // Tag makes tag name root, whose bytes the repository has: it reads them by
 // digest, unless Capture has within the last minute, puts the same bytes under
-// the tag unless it names them already, and reads the tag back. imgd.ErrNotFound if the repository does not have root, or
-// not what root is made of; imgd.ErrRefused if the registry will never take the
-// tag. Repeating it puts the same bytes.
+// the tag unless it names them already, and reads the tag back. imgd.ErrNotFound
+// if the repository does not have root, or not what root is made of;
+// imgd.ErrRefused if the registry will never take the tag. Repeating it puts the
+// same bytes.
 func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispec.Descriptor) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()

@@ -87,7 +87,7 @@ func (b *build) check() error {
 
 func (b *build) run(ctx context.Context) error {
 	var asked httpapi.Asked
-	err := b.client().post(ctx, "/v1/projects/"+b.project+"/builds", b.ask, &asked)
+	err := b.client().Post(ctx, "/v1/projects/"+b.project+"/builds", b.ask, &asked)
 	if end := stopped(ctx, "; the request may be in the queue or not"); err != nil && end != nil {
 		return end
 	}

@@ -33,7 +33,7 @@ func (a *app) check(cmd *cobra.Command, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var all httpapi.Checkup
-	if err := a.client().post(ctx, "/v1/check", struct{}{}, &all); err != nil {
+	if err := a.client().Post(ctx, "/v1/check", struct{}{}, &all); err != nil {
 		return err
 	}
 	err := o.print(ctx, a.stdout, result{items: all.Items, table: func(row func(...string)) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net/http"
 	"net/url"
 	"time"
 
@@ -13,30 +12,10 @@ import (
 // A client speaks to the daemon.
 type client struct{ *shared.Client }
 
-func newClient(find func() (string, error)) *client {
-	return &client{&shared.Client{Find: find, Agent: "imgctl/" + version}}
-}
-
-func (c *client) get(ctx context.Context, path string, query url.Values, v any) error {
-	return c.Get(ctx, path, query, v)
-}
-
-func (c *client) post(ctx context.Context, path string, body, v any) error {
-	return c.Post(ctx, path, body, v)
-}
-
-func (c *client) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	return c.Send(ctx, method, path, body)
-}
-
-func encode(query url.Values) string { return shared.Encode(query) }
-
 type (
 	lostError = shared.LostError
 	exitError = shared.ExitError
 )
-
-func lost(format string, args ...any) error { return shared.Lost(format, args...) }
 
 func usage(format string, args ...any) error { return shared.Usage(format, args...) }
 

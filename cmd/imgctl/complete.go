@@ -97,7 +97,7 @@ func ask[T any](a *app, cmd *cobra.Command, path, limit string) []T {
 	defer cancel()
 	query := url.Values{"limit": {limit}}
 	var page httpapi.List[T]
-	if a.client().get(ctx, path, query, &page) != nil {
+	if a.client().Get(ctx, path, query, &page) != nil {
 		return nil
 	}
 	return page.Items

@@ -130,14 +130,16 @@ func (a *app) row(cells ...any) error {
 
 // A cloudEvent is what a row shows of one.
 type cloudEvent struct {
-	Type string    `json:"type"`
-	Time time.Time `json:"time"`
-	Data struct {
+	Type    string    `json:"type"`
+	Subject string    `json:"subject"`
+	Time    time.Time `json:"time"`
+	Data    struct {
 		CustomData struct { // of what was published or deleted
 			Records []imgd.Record `json:"records"`
 			Tags    []struct {
 				Tag string `json:"tag"`
 			} `json:"tags"`
+			Reason string `json:"reason"`
 		} `json:"customData"`
 		Image string            `json:"image"` // this and the rest: of the end of a request, and of a drift
 		Ref   string            `json:"ref"`
@@ -170,20 +172,30 @@ func (a *app) printEvent(ctx context.Context, seq uint64, data []byte, o *output
 // they name or the reason why not.
 func (e cloudEvent) subject() (image, tags, text string) {
 	d := e.Data
+	var all []string
+	for _, t := range d.CustomData.Tags {
+		all = append(all, t.Tag)
+	}
 	switch {
 	case len(d.CustomData.Records) > 0:
-		var all []string
-		for _, t := range d.CustomData.Tags {
-			all = append(all, t.Tag)
-		}
 		first := d.CustomData.Records[0]
 		return first.Image, strings.Join(all, ","), first.Root().String()
+	case len(all) > 0:
+		return imageOf(e.Subject), strings.Join(all, ","), "removed: " + cell(cmp.Or(d.CustomData.Reason, "no reason given"), whyLength)
 	case d.Tag != "":
 		return d.Image, d.Tag, fmt.Sprintf("%s has %s, not %s", d.Repository, orNothing(d.Found), orNothing(d.Wanted))
 	case d.Error != nil:
 		text = cell(d.Error.Message, whyLength)
 	}
 	return d.Image, strings.TrimPrefix(strings.TrimPrefix(d.Ref, "refs/heads/"), "refs/tags/"), text
+}
+
+// imageOf is the image of a purl that says where it lies, "" of others.
+func imageOf(purl string) string {
+	_, query, _ := strings.Cut(purl, "?")
+	values, _ := url.ParseQuery(query) // what is none has no repository
+	_, image, _ := strings.Cut(values.Get("repository_url"), "/")
+	return image
 }
 
 func orNothing(d digest.Digest) string { return cmp.Or(d.String(), "nothing") }

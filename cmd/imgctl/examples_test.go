@@ -45,6 +45,7 @@ var unusual = map[string]string{
 	"imgctl":                 "state " + exampleID + " failed\n",
 	"imgctl publish":         "served v1.5.0 sha256:" + strings.Repeat("0", 64) + "\n",
 	"imgctl logs":            "state " + exampleID + " published\n",
+	"imgctl rollback":        "publish refs/tags/v1.3.0 b\n",
 	"imgctl requests":        "state " + exampleID + " failed\n",
 	"imgctl requests show":   "state " + exampleID + " failed\n",
 	"imgctl requests retry":  "state " + exampleID + " failed\n",
@@ -103,7 +104,7 @@ func example(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	wantCode := 0
 	w := worldOf(ts)
-	if strings.Contains(line, "events -f") {
+	if strings.Contains(line, "events -f") || strings.Contains(line, "imgctl watch") {
 		wantCode = 8
 		ts.Check(cmd.Start())
 		ts.Check(w.await(ctx, func() bool { return w.watched > 0 }))

@@ -63,7 +63,7 @@ image line of a compose file or of a Kubernetes manifest, IMAGE=… for a shell.
 				return usage("-o %s wants a tag, as in: imgctl get %s:latest -o %s", o.format, r.image, o.format)
 			}
 			if r.tag == "" {
-				return a.printImage(cmd, r.image, &o)
+				return a.printImage(cmd, r.image, nil, &o)
 			}
 			return a.get(cmd, r, &o)
 		},
@@ -76,7 +76,7 @@ func (a *app) get(cmd *cobra.Command, r reference, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var tag httpapi.TagAnswer
-	if err := a.client().get(ctx, r.path(), nil, &tag); err != nil {
+	if err := a.client().Get(ctx, r.path(), nil, &tag); err != nil {
 		return err
 	}
 	found := recordsResult(tag.Items, tag.Repositories)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type inspection struct {
 	Release      string                `json:"release"`
 	Tags         []httpapi.Outcome     `json:"tags"`                   // of that release
 	Request      *imgd.Status          `json:"request,omitempty"`      // left out once it is forgotten, after 30 days
+	Step         *imgd.Step            `json:"step,omitempty"`         // instead of the request, if a command has made the release
 	Verification *httpapi.Verification `json:"verification,omitempty"` // left out if the registry could not be asked:
 	Unverified   string                `json:"unverified,omitempty"`   // why
 }
@@ -65,13 +67,18 @@ it at this moment. A registry that differs is shown and is no error here: verify
 func (a *app) inspect(ctx context.Context, r reference) (inspection, error) {
 	var tag httpapi.TagAnswer
 	c := a.client()
-	if err := c.get(ctx, r.path(), nil, &tag); err != nil {
+	if err := c.Get(ctx, r.path(), nil, &tag); err != nil {
 		return inspection{}, err
 	}
 	release := tag.Items[0].Release // a tag in the index has records
 	found := inspection{Image: tag.Image, Tag: tag.Tag, Root: tag.Root, Repositories: tag.Repositories, Records: tag.Items, Release: release}
 	if err := found.askRequest(ctx, c); err != nil {
 		return found, err
+	}
+	if found.Request == nil {
+		if err := found.askHistory(ctx, c, r); err != nil {
+			return found, err
+		}
 	}
 	found.verify(ctx, c, r)
 	return found, nil
@@ -82,7 +89,7 @@ func (a *app) inspect(ctx context.Context, r reference) (inspection, error) {
 func (i *inspection) askRequest(ctx context.Context, c *client) error {
 	request, _, _ := strings.Cut(i.Release, "-")
 	var answer httpapi.RequestAnswer
-	err := c.get(ctx, "/v1/requests/"+request, nil, &answer)
+	err := c.Get(ctx, "/v1/requests/"+request, nil, &answer)
 	var p *httpapi.Problem
 	if errors.As(err, &p) && p.Code == httpapi.CodeNotFound {
 		i.Tags = []httpapi.Outcome{{Tag: i.Tag}}
@@ -92,11 +99,24 @@ func (i *inspection) askRequest(ctx context.Context, c *client) error {
 	return err
 }
 
+// askHistory asks who made the release, where the queue knows nothing of it: an
+// operator or another CI, by a command.
+func (i *inspection) askHistory(ctx context.Context, c *client, r reference) error {
+	var page httpapi.HistoryAnswer
+	if err := c.Get(ctx, r.path()+"/history", url.Values{"limit": {"1"}}, &page); err != nil {
+		return err
+	}
+	if step := page.Items[0]; step.Release == i.Release && (step.Command != "" || step.Pushed) {
+		i.Step = &step
+	}
+	return nil
+}
+
 // verify compares the registry with the index. That it differs, or does not
 // answer, is a part of what is shown.
 func (i *inspection) verify(ctx context.Context, c *client, r reference) {
 	var v httpapi.Verification
-	err := c.post(ctx, r.path()+"/verify", httpapi.Verify{}, &v)
+	err := c.Post(ctx, r.path()+"/verify", httpapi.Verify{}, &v)
 	var differs *httpapi.Problem
 	switch {
 	case err == nil:
@@ -135,6 +155,11 @@ func (s sheet) inspection(i inspection) {
 	s.put("Labels", strings.Join(labels, "\n"))
 	s.put("Release", i.Release)
 	s.put("Its tags", taken(i.Tags))
+	if i.Step != nil {
+		s.put("Made by", byWhom(how(*i.Step), i.Step.By))
+		s.put("Reason", i.Step.Reason)
+		return
+	}
 	s.origin(i.Request)
 }
 

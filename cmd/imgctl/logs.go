@@ -46,7 +46,7 @@ otherwise. It goes on where it was when the daemon was away.`,
 func (w *waiting) logs(cmd *cobra.Command, request string) error {
 	ctx, cancel := w.within(cmd, callTime)
 	defer cancel()
-	resp, err := w.client().send(ctx, http.MethodGet, "/v1/requests/"+request+"/log", nil)
+	resp, err := w.client().Send(ctx, http.MethodGet, "/v1/requests/"+request+"/log", nil)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (w *waiting) follow(cmd *cobra.Command, request string) error {
 	defer cancel()
 	// A daemon that cannot be reached is waited for only after it could.
 	var known httpapi.RequestAnswer
-	err := w.client().get(ctx, "/v1/requests/"+request, nil, &known)
+	err := w.client().Get(ctx, "/v1/requests/"+request, nil, &known)
 	if err == nil && known.State == imgd.Queued {
 		w.say("request %s is queued", request)
 	}

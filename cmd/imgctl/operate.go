@@ -24,7 +24,7 @@ publishing goes on: requests drop gives that up. Exits 5 if there is nothing to 
 		if !isRequest(id) {
 			return line{}, notRequest(id)
 		}
-		if err := a.client().post(ctx, "/v1/requests/"+id+"/cancel", httpapi.Command{}, &r); err != nil {
+		if err := a.client().Post(ctx, "/v1/requests/"+id+"/cancel", httpapi.Command{}, &r); err != nil {
 			return line{}, err
 		}
 		a.say("%s %s", r.State, id)
@@ -64,11 +64,11 @@ func (a *app) drop(ctx context.Context, id, reason string) (line, error) {
 	path, body := "/v1/requests/"+id+"/drop", httpapi.Command{Reason: reason}
 	if isLetter(id) {
 		var l imgd.Letter
-		err := a.client().post(ctx, path, body, &l)
+		err := a.client().Post(ctx, path, body, &l)
 		return lineOfLetter(l), err
 	}
 	var r httpapi.RequestAnswer
-	err := a.client().post(ctx, path, body, &r)
+	err := a.client().Post(ctx, path, body, &r)
 	return lineOf(r.Status), err
 }
 
@@ -134,7 +134,7 @@ func (r *retry) run(cmd *cobra.Command, id string) error {
 	ctx, cancel := r.within(cmd, otherwise)
 	defer cancel()
 	var asked httpapi.Asked
-	err = r.client().post(ctx, "/v1/requests/"+id+"/retry", httpapi.Command{}, &asked)
+	err = r.client().Post(ctx, "/v1/requests/"+id+"/retry", httpapi.Command{}, &asked)
 	if end := stopped(ctx, "; the request may be in the queue or not"); err != nil && end != nil {
 		return end
 	}

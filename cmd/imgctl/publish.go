@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,8 @@ import (
 func (a *app) publishCommand() *cobra.Command {
 	return shared.PublishCommand(shared.Program{
 		Name: "imgctl publish", Agent: "imgctl/" + version, Stdout: a.stdout, Stderr: a.stderr, Find: &a.find,
-		Within: func(cmd *cobra.Command) (context.Context, context.CancelFunc) { return a.within(cmd, callTime) },
+		Within: func(cmd *cobra.Command, calls int) (context.Context, context.CancelFunc) {
+			return a.within(cmd, time.Duration(calls)*callTime)
+		},
 	})
 }

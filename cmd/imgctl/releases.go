@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net/url"
 	"strings"
 
@@ -43,7 +44,7 @@ func (a *app) releases(cmd *cobra.Command, image string, o *output) error {
 		query.Set("open", "1")
 		query.Set("image", image)
 		var page httpapi.List[httpapi.OpenRelease]
-		err := c.get(ctx, "/v1/releases", query, &page)
+		err := c.Get(ctx, "/v1/releases", query, &page)
 		return page.Items, page.Next, err
 	})
 	if err != nil {
@@ -69,6 +70,8 @@ func standing(rel httpapi.OpenRelease) (state, reason string) {
 		return "-", cell("its state could not be read: "+rel.Unknown, whyLength)
 	case rel.Pushed:
 		return "pushed", "by another CI; imgd reads its tag and publishes it by itself"
+	case rel.Command != "":
+		return string(rel.Command), "by " + cmp.Or(rel.Request.By, "an operator") + "; imgd goes on with it by itself"
 	case rel.Status == nil:
 		return "-", "-"
 	}

@@ -27,7 +27,7 @@ func (a *app) reload(cmd *cobra.Command, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	done := httpapi.Reloaded{Changed: []string{}, Restart: []string{}}
-	if err := a.client().post(ctx, "/v1/reload", struct{}{}, &done); err != nil {
+	if err := a.client().Post(ctx, "/v1/reload", struct{}{}, &done); err != nil {
 		return err
 	}
 	if len(done.Changed)+len(done.Restart) == 0 {

@@ -120,14 +120,14 @@ func (a *app) listRequests(cmd *cobra.Command, l listing, o *output) error {
 		query.Set("state", l.state)
 		query.Set("project", l.project)
 		var page httpapi.List[imgd.Status]
-		err := c.get(ctx, "/v1/requests", query, &page)
+		err := c.Get(ctx, "/v1/requests", query, &page)
 		return mapped(page.Items, lineOf), page.Next, err
 	})
 	if err == nil && !more && l.state == string(imgd.Dead) {
 		var letters []line
 		letters, more, err = take(l.rest(len(lines)), func(query url.Values) ([]line, string, error) {
 			var page httpapi.List[imgd.Letter]
-			err := c.get(ctx, "/v1/letters", query, &page)
+			err := c.Get(ctx, "/v1/letters", query, &page)
 			return mapped(slices.DeleteFunc(page.Items, l.omits(lines)), lineOfLetter), page.Next, err
 		})
 		lines = append(lines, letters...)

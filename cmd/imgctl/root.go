@@ -68,8 +68,9 @@ the first that is given decides. A data directory names the address in endpoints
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
 	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
-		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.publishCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
-		a.completionCommand(), a.manCommand())
+		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.watchCommand(), a.publishCommand(),
+		a.historyCommand(), a.rollbackCommand(), a.tagCommand(), a.untagCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
+		a.completionCommand(), shared.ManCommand("imgctl", version))
 	return root
 }
 
@@ -113,7 +114,9 @@ func (a *app) within(cmd *cobra.Command, otherwise time.Duration) (context.Conte
 }
 
 // client is one to the daemon.
-func (a *app) client() *client { return newClient(a.find.Find) }
+func (a *app) client() *client {
+	return &client{&shared.Client{Find: a.find.Find, Agent: "imgctl/" + version}}
+}
 
 // say tells the person at the terminal.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }

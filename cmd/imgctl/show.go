@@ -44,7 +44,7 @@ func (a *app) showRequest(cmd *cobra.Command, id string, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var r httpapi.RequestAnswer
-	if err := a.client().get(ctx, "/v1/requests/"+id, nil, &r); err != nil {
+	if err := a.client().Get(ctx, "/v1/requests/"+id, nil, &r); err != nil {
 		return err
 	}
 	return o.print(ctx, a.stdout, result{items: []httpapi.RequestAnswer{r}, digests: references(r.Records, r.Repositories),
@@ -58,7 +58,7 @@ func (a *app) showLetter(cmd *cobra.Command, id string, o *output) error {
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var l imgd.Letter
-	if err := a.client().get(ctx, "/v1/letters/"+id, nil, &l); err != nil {
+	if err := a.client().Get(ctx, "/v1/letters/"+id, nil, &l); err != nil {
 		return err
 	}
 	return o.print(ctx, a.stdout, result{items: []imgd.Letter{l}, table: func(row func(...string)) { sheet(row).letter(l) }})

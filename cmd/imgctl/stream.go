@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	shared "github.com/imgd/imgd/internal/client"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
@@ -33,7 +34,7 @@ func (c *client) stream(ctx context.Context, path string, query url.Values, f fu
 	defer cancel(nil)
 	alive := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer alive.Stop()
-	resp, err := c.send(ctx, http.MethodGet, path+encode(query), nil)
+	resp, err := c.Send(ctx, http.MethodGet, path+shared.Encode(query), nil)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func cut(ctx context.Context, err error) error {
 	if cause != nil {
 		err = cause
 	}
-	return lost("the stream from imgd was cut: %w", err)
+	return shared.Lost("the stream from imgd was cut: %w", err)
 }
 
 // failureOf is what the daemon said had gone wrong with the stream.

@@ -47,7 +47,7 @@ func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o *out
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
 	var v httpapi.Verification
-	err := a.client().post(ctx, r.path()+"/verify", httpapi.Verify{Digest: want}, &v)
+	err := a.client().Post(ctx, r.path()+"/verify", httpapi.Verify{Digest: want}, &v)
 	var differs *httpapi.Problem
 	if errors.As(err, &differs) && differs.Verification != nil {
 		v = *differs.Verification

@@ -38,7 +38,7 @@ func (a *app) version(cmd *cobra.Command, o *output) error {
 	defer cancel()
 	v := versions{Client: ownVersion()}
 	var server httpapi.Version
-	if err := a.client().get(ctx, "/v1/version", nil, &server); err != nil {
+	if err := a.client().Get(ctx, "/v1/version", nil, &server); err != nil {
 		a.say("the daemon's version is not known: %v", err)
 	} else {
 		v.Server = &server

@@ -58,7 +58,7 @@ func (w *waiting) await(ctx context.Context, request string, askedAt time.Time, 
 	}
 	since.Set("wait", pollTime.String())
 	for !answer.EndedFor(askedAt) {
-		err := w.insist(ctx, func() error { return w.client().get(ctx, "/v1/requests/"+request, since, &answer) })
+		err := w.insist(ctx, func() error { return w.client().Get(ctx, "/v1/requests/"+request, since, &answer) })
 		if err != nil {
 			return httpapi.RequestAnswer{}, err
 		}

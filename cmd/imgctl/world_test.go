@@ -69,11 +69,14 @@ func newWorld(dir string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	projects := configured(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
+		Repositories: []string{repo}, Refs: []string{"*"}}})
 	api := httpapi.New(httpapi.Config{
-		Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
-			Repositories: []string{repo}, Refs: []string{"*"}}}),
+		Projects: projects,
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
-		Index:    w.index, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
+		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
+			Now: func() time.Time { return epoch.Add(time.Hour) }},
+		Index: watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
@@ -130,7 +133,7 @@ func (w *world) close() {
 // cutting cuts connections off in the middle of streams, as long as it is to.
 func (w *world) cutting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if !strings.HasSuffix(r.URL.Path, "/log") && r.URL.Path != "/v1/events" {
+		if !strings.HasSuffix(r.URL.Path, "/log") && r.URL.Path != "/v1/events" && r.URL.Path != "/v1/watch" {
 			next.ServeHTTP(rw, r)
 			return
 		}
@@ -219,6 +222,19 @@ func (w *world) Capture(context.Context, []string, digest.Digest) (ocispec.Descr
 	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
 }
 
+// A watchedIndex tells who waits for its next entry.
+type watchedIndex struct {
+	*index.Index
+	w *world
+}
+
+func (x watchedIndex) Wait(ctx context.Context, seq uint64) error {
+	if seq > x.Seq() {
+		x.w.change(func() { x.w.watched++ })
+	}
+	return x.Index.Wait(ctx, seq)
+}
+
 // In pushedImages every digest is an image, whoever has pushed it.
 type pushedImages struct{ *world }
 
@@ -227,6 +243,21 @@ func (pushedImages) Capture(_ context.Context, _ []string, root digest.Digest) (
 	platform := d
 	platform.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 	return d, []ocispec.Descriptor{platform}, nil
+}
+
+// Tag and Untag write the registry's tags.
+func (w *world) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
+	w.change(func() { w.served[repository+":"+tag] = root.Digest })
+	return nil
+}
+
+func (w *world) Untag(_ context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	w.change(func() {
+		if ours(w.served[repository+":"+tag]) {
+			delete(w.served, repository+":"+tag)
+		}
+	})
+	return nil
 }
 
 // Submit makes of a request what the script has said.
@@ -423,4 +454,11 @@ func freePort(tb testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
 }

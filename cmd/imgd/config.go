@@ -232,7 +232,7 @@ func (c Config) gitRules() git.Rules {
 	return git.Rules{AllowHosts: c.Git.AllowHosts, PlainHTTP: c.Git.PlainHTTP, AllowPrivate: c.Git.AllowPrivate}
 }
 
-// registries are the hosts of all repositories that do not lie in the registry
+// tlsRegistries are the hosts of all repositories that do not lie in the registry
 // itself, and of that, if they speak TLS.
 func (c Config) tlsRegistries() []string {
 	var hosts []string
@@ -241,7 +241,7 @@ func (c Config) tlsRegistries() []string {
 	}
 	for _, p := range c.Projects {
 		for _, repository := range p.Repositories {
-			if host := domain(repository); host != c.registryHost() && !isLoopback(withPort(host)) {
+			if host := imgd.Host(repository); host != c.registryHost() && !isLoopback(withPort(host)) {
 				hosts = append(hosts, host)
 			}
 		}

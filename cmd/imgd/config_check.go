@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/git"
 	"github.com/imgd/imgd/internal/webhook"
 	"github.com/imgd/imgd/publisher"
@@ -64,8 +64,7 @@ func (c *config) validateParts() {
 	c.bad(!strings.Contains(c.NATS.URL, "@"), "nats.url", "credentials cannot stand in the URL, which others get to see; use nats.credsFile")
 	c.bad(c.NATS.CredsFile == "" || c.NATS.URL != "", "nats.credsFile", "is for the servers of nats.url; the one in process takes no credentials")
 	for key, host := range map[string]string{"registry.address": c.Registry.Address, "buildkit.registryAddress": c.BuildKit.RegistryAddress} {
-		named, err := reference.ParseNamed(host + "/x")
-		c.bad(host == "" || err == nil && reference.Domain(named) == host, key, "%q is not host[:port], without scheme, path and credentials", redacted(host))
+		c.bad(host == "" || imgd.IsHost(host), key, "%q is not host[:port], without scheme, path and credentials", redacted(host))
 	}
 	c.bad(c.Registry.CAFile == "" || !c.Registry.PlainHTTP, "registry.plainHTTP", "with registry.caFile the registry speaks TLS: leave one of them out")
 	u, err := url.Parse(c.BuildKit.Address)
@@ -116,10 +115,9 @@ func (c *config) validateProject(p ProjectConfig, path string) {
 	} else if err := git.CheckURL(p.Git, c.gitRules()); err != nil {
 		bad(false, "git", "%s", strings.TrimPrefix(err.Error(), "git URL: "))
 	}
-	_, err := reference.ParseNamed("registry.invalid/" + p.Image)
-	bad(err == nil && isName("registry.invalid/"+p.Image), "image", "%q is no image name: lower case, without registry, tag and digest, as in demo/hello", p.Image)
+	bad(imgd.IsRepository("registry.invalid/"+p.Image), "image", "%q is no image name: lower case, without registry, tag and digest, as in demo/hello", p.Image)
 	for i, name := range p.Repositories {
-		bad(isName(name), fmt.Sprintf("repositories[%d]", i), "%q is no repository: registry/name, lower case, without tag and digest", name)
+		bad(imgd.IsRepository(name), fmt.Sprintf("repositories[%d]", i), "%q is no repository: registry/name, lower case, without tag and digest", name)
 	}
 	for i, ref := range p.Refs {
 		bad(strings.HasPrefix(ref, "refs/"), fmt.Sprintf("refs[%d]", i), "%q must begin with refs/, as in refs/heads/*", ref)
@@ -135,26 +133,11 @@ func (c *config) validateProject(p ProjectConfig, path string) {
 		err := names.CheckTemplate(value)
 		bad(err == nil, "buildArgs."+arg, "%v", err)
 	}
-	err = names.CheckTemplate(p.LDFlags)
+	err := names.CheckTemplate(p.LDFlags)
 	bad(err == nil, "ldflags", "%v", err)
 	bad((p.Webhook.Forge == "") == (p.Webhook.SecretFile == ""), "webhook", "forge and secretFile belong together")
 	bad(p.Webhook.Forge == "" || slices.Contains(webhook.Forges(), p.Webhook.Forge), "webhook.forge", "%q is none of %s", p.Webhook.Forge, strings.Join(webhook.Forges(), ", "))
 	bad(p.Timeout > 0, "timeout", "must be more than 0, as in 30m")
-}
-
-// isName reports whether s is registry/name and nothing more.
-func isName(s string) bool {
-	named, err := reference.ParseNamed(s)
-	return err == nil && reference.IsNameOnly(named)
-}
-
-// domain is the registry of a repository.
-func domain(repository string) string {
-	named, err := reference.ParseNamed(repository)
-	if err != nil {
-		return ""
-	}
-	return reference.Domain(named)
 }
 
 // checkFiles reads the files that the config names, as the daemon will, and

@@ -18,7 +18,7 @@ import (
 func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
 		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
-		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline,
+		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline, Commander: d.pipeline,
 		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
@@ -81,15 +81,15 @@ type commands struct {
 }
 
 func (c commands) Drop(ctx context.Context, id, by, reason string) (imgd.Status, error) {
-	if rel, ok := c.pipeline.Lookup.Newest(id); ok && rel.Pushed {
-		return dropPushed(ctx, c.pipeline, rel.Request, by, reason)
+	if rel, ok := c.pipeline.Lookup.Newest(id); ok && rel.Commanded() {
+		return dropCommanded(ctx, c.pipeline, rel.Request, by, reason)
 	}
 	return c.Bus.Drop(ctx, id, by, reason, c.pipeline)
 }
 
-// dropPushed gives up what another CI has pushed. It was never in the queue, so
-// its state is made here, and stands nowhere.
-func dropPushed(ctx context.Context, d events.Dropper, req imgd.Request, by, reason string) (imgd.Status, error) {
+// dropCommanded gives up what a command has admitted. It was never in the queue,
+// so its state is made here, and stands nowhere.
+func dropCommanded(ctx context.Context, d events.Dropper, req imgd.Request, by, reason string) (imgd.Status, error) {
 	why := "dropped by " + by
 	if reason != "" {
 		why += ": " + reason

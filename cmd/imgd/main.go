@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/imgd/imgd/internal/client"
 )
 
 // version is set by the linker; without it the module's own is told.
@@ -49,16 +51,7 @@ func exitCode(err error) int {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	root := &cobra.Command{
-		Use:   "imgd",
-		Short: "Builds container images from git, publishes them, and keeps the index of what every tag means",
-		Example: `  imgd config check imgd.yaml
-  imgd serve --config imgd.yaml --data /var/lib/imgd`,
-		SilenceUsage: true, SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
-	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), indexCommand(), versionCommand(), manCommand())
+	root := rootCommand(stderr)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -69,6 +62,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		err = fmt.Errorf("%w; %w", err, errUsage)
 	}
 	return err
+}
+
+func rootCommand(stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "imgd",
+		Short: "Builds container images from git, publishes them, and keeps the index of what every tag means",
+		Example: `  imgd config check imgd.yaml
+  imgd serve --config imgd.yaml --data /var/lib/imgd`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w; %w", err, errUsage) })
+	root.AddCommand(serveCommand(stderr), healthCommand(), configCommand(), indexCommand(), versionCommand(), client.ManCommand("imgd", currentVersion()))
+	return root
 }
 
 func serveCommand(stderr io.Writer) *cobra.Command {

@@ -141,7 +141,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 		return closeAll, err
 	}
 	closes = append(closes, d.index.Close)
-	d.bus, err = events.Connect(ctx, d.busConfig())
+	d.bus, err = connect(ctx, d.busConfig(), startTime)
 	if err != nil {
 		return closeAll, err
 	}

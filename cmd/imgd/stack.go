@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// startTime bounds the start of the embedded parts. buildkitd answers after
-	// a second or two, later on a machine that is busy.
+	// startTime bounds the start of the embedded parts, and the wait for the NATS
+	// of others. buildkitd answers after a second or two, later on a machine that
+	// is busy.
 	startTime = 90 * time.Second
 	// closeTime bounds the end of each embedded part; no build runs by then.
 	closeTime = 15 * time.Second

@@ -38,7 +38,10 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	var timeout time.Duration
 	cmd := client.PublishCommand(client.Program{
 		Name: "publish", Agent: "publish/" + version, Stdout: stdout, Stderr: stderr, Find: &find,
-		Within: func(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+		Within: func(cmd *cobra.Command, calls int) (context.Context, context.CancelFunc) {
+			if !cmd.Flags().Changed("timeout") {
+				timeout *= time.Duration(calls)
+			}
 			return context.WithTimeout(cmd.Context(), timeout)
 		},
 	})

@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "kills": kills, "silent": silent, "hangs": hangs},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "push": push, "unpush": unpush, "serve": serve, "kills": kills, "silent": silent, "hangs": hangs, "lines": lines},
 	})
 }
 
@@ -155,8 +155,8 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 1 {
 		projects["p"] = imgd.Project{Image: args[1], Repositories: []string{w.host + "/" + args[1]}}
 	}
-	w.server = httptest.NewServer(httpapi.New(httpapi.Config{Local: true, Index: w.index, Projects: imgd.NewProjects(projects),
-		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(projects), Capturer: registry, Index: w.index, Lookup: w.index, Registry: w.host}}))
+	w.server = httptest.NewServer(httpapi.New(httpapi.Config{Local: true, Index: w.index, Projects: configured(projects),
+		Recorder: &imgd.Pipeline{Projects: configured(projects), Capturer: registry, Index: w.index, Lookup: w.index, Registry: w.host}}))
 	ts.Setenv("SERVER", w.server.URL)
 	ts.Check(os.WriteFile(filepath.Join(dir, "endpoints.json"), fmt.Appendf(nil, `{"http":%q}`, w.server.URL), 0o644))
 }
@@ -179,6 +179,12 @@ func silent(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// lines FILE replaces $NAME in the file.
+func lines(ts *testscript.TestScript, _ bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+}
+
 // exits CODE PROGRAM [ARG…] runs a program that must exit with the code.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
@@ -192,4 +198,11 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("%s exits with %d, want %s", strings.Join(args[1:], " "), code, args[0])
 	}
+}
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
 }

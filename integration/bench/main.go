@@ -45,6 +45,7 @@ func (f figure) atMost(bound float64) figure {
 
 // benchmarks, by the name that ONLY chooses.
 var benchmarks = map[string]func(ctx context.Context, progress io.Writer) ([]figure, error){
+	"index":           indexBench,
 	"intake":          intake,
 	"overhead":        overhead,
 	"overhead-memory": memory,

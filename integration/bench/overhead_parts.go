@@ -34,8 +34,9 @@ type span struct{ from, to time.Time }
 
 // A meter notes what the second imgd waits for.
 type meter struct {
-	mu    sync.Mutex // guards calls
-	calls []span     // to the registry
+	mu    sync.Mutex             // guards what follows
+	calls []span                 // to the registry
+	since map[net.Conn]time.Time // calls that are under way
 
 	traces string // directory of git's trace files
 }
@@ -43,7 +44,7 @@ type meter struct {
 // parts tells where imgd's time goes. What is under way at once counts once: as Solve, else as registry, else as git. The
 // rest is imgd's own, the queue and both fsyncs of the index included, and so are the starts of the git processes.
 func (c *contest) parts(ctx context.Context, progress io.Writer) ([]figure, error) {
-	m := &meter{traces: filepath.Join(c.dir, "traces")}
+	m := &meter{traces: filepath.Join(c.dir, "traces"), since: map[net.Conn]time.Time{}}
 	s, err := c.startMetered(ctx, m)
 	if err != nil {
 		return nil, err
@@ -120,13 +121,7 @@ func (m *meter) proxy(registry string) (proxy, error) {
 		return proxy{}, err
 	}
 	to := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: registry})
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := time.Now()
-		to.ServeHTTP(w, r)
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.calls = append(m.calls, span{from, time.Now()})
-	})}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: to, ConnState: m.note}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	return proxy{addr: listener.Addr().String(), close: func() error {
@@ -136,6 +131,18 @@ func (m *meter) proxy(registry string) (proxy, error) {
 		}
 		return err
 	}}, nil
+}
+
+// note takes the time of a call, from the first byte of its request to the last one of its answer.
+func (m *meter) note(conn net.Conn, now http.ConnState) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now == http.StateActive {
+		m.since[conn] = time.Now()
+	} else if from, ok := m.since[conn]; ok {
+		m.calls = append(m.calls, span{from, time.Now()})
+		delete(m.since, conn)
+	}
 }
 
 // tracedGit makes a directory for PATH whose git notes when it ran, a file each.

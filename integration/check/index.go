@@ -55,7 +55,7 @@ func (c *checker) release(r Release) {
 	if i, err := strconv.Atoi(n); err != nil || i < 1 || request != r.Request.ID {
 		c.say("I7", "release %s is of request %s", r.ID, r.Request.ID)
 	}
-	if hash := r.Request.hash(); hash != r.Request.ID && !r.Pushed { // a command's ID is drawn
+	if hash := r.Request.hash(); hash != r.Request.ID && !r.Pushed && r.Command == "" { // a command's ID is drawn
 		c.say("I7", "request %s of release %s has fields that give %s", r.Request.ID, r.ID, hash)
 	}
 	if r.Request.Force && strings.TrimSpace(r.Request.Reason) == "" {

@@ -80,7 +80,8 @@ type Release struct {
 	Tags         []ReleaseTag      `json:"tags"`
 	Source       string            `json:"source"`
 	Labels       map[string]string `json:"labels"`
-	Pushed       bool              `json:"pushed"` // by another CI: imgd only reads its tags
+	Pushed       bool              `json:"pushed"`  // by another CI: imgd only reads its tags
+	Command      string            `json:"command"` // of an operator: rollback, tag or untag
 	ExpiresAt    time.Time         `json:"expiresAt"`
 	PublishedAt  time.Time         `json:"publishedAt"`
 	Seq          uint64            `json:"seq"`

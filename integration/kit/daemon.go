@@ -136,32 +136,29 @@ func (d *Daemon) Stop() error {
 	if err := d.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	for begin := time.Now(); time.Since(begin) < stopTime; time.Sleep(time.Millisecond) {
-		if stands, err := d.stands(); stands || err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("process %d still runs %s after SIGSTOP", d.PID(), stopTime)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), stopTime, errors.New("SIGSTOP does not stop it in time"))
+	defer cancel()
+	return poll(ctx, d.child.done, d.stands)
 }
 
-// stands reports whether all threads are in state T (proc_pid_stat(5)).
-func (d *Daemon) stands() (bool, error) {
+// stands answers nil if all threads are in state T (proc_pid_stat(5)).
+func (d *Daemon) stands(context.Context) error {
 	tasks := fmt.Sprintf("/proc/%d/task", d.PID())
 	threads, err := os.ReadDir(tasks)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, thread := range threads {
 		stat, err := os.ReadFile(filepath.Join(tasks, thread.Name(), "stat"))
 		if err != nil {
-			return false, nil // it has just ended, so that others may have begun
+			return err // it has just ended, so that others may have begun
 		}
 		name := strings.LastIndex(string(stat), ") ") // which may hold anything
 		if name < 0 || !strings.HasPrefix(string(stat)[name+2:], "T") {
-			return false, nil
+			return fmt.Errorf("thread %s runs", thread.Name())
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // Wake lets it go on.

@@ -22,8 +22,9 @@ type Program struct {
 	Agent          string // as it calls itself: program/version
 	Stdout, Stderr io.Writer
 	Find           *Finder
-	// Within bounds the command's context in time.
-	Within func(cmd *cobra.Command) (context.Context, context.CancelFunc)
+	// Within bounds the command's context in time: by default by so many times
+	// what one call may take.
+	Within func(cmd *cobra.Command, calls int) (context.Context, context.CancelFunc)
 }
 
 // A publish is what its flags say.
@@ -36,11 +37,14 @@ type publish struct {
 	index      string // directory
 	plainHTTP  bool
 	format     string
+	batch      string // file
+
+	route *route
 }
 
 // PublishCommand is the command that records what another CI has pushed.
 func PublishCommand(program Program) *cobra.Command {
-	p := &publish{Program: program}
+	p := &publish{Program: program, route: &route{}}
 	cmd := &cobra.Command{
 		Use:   "publish --image IMAGE --tag TAG --digest DIGEST --source URL@COMMIT",
 		Short: "Record an image that another CI has pushed",
@@ -51,6 +55,11 @@ a tag. What is recorded already is answered as it is; a tag that names another i
 It goes through the daemon, or by --index straight into the directory of an images.json. Without both,
 and where no daemon runs, that is index/ in the data directory. One line of JSON comes on stdout.
 
+With --batch each line of a file is one image, JSON with the names image, tag, digest, source, platform,
+labels, ttl, registry, moving, noVerify, force and reason. For each comes one line of JSON with its number,
+in the same order: the record, or error with the code. One that fails keeps none of the others back; the
+exit code is the highest of all lines.
+
 ` + ExitHelp,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -59,10 +68,13 @@ and where no daemon runs, that is index/ in the data directory. One line of JSON
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.batch != "" {
+				return p.runBatch(cmd)
+			}
 			if err := p.check(); err != nil {
 				return err
 			}
-			ctx, cancel := p.Within(cmd)
+			ctx, cancel := p.Within(cmd, 1)
 			defer cancel()
 			return p.run(ctx)
 		},
@@ -95,6 +107,7 @@ func (p *publish) flags(cmd *cobra.Command) {
 	flags.StringVar(&p.body.Reason, "reason", "", "why; kept in the history")
 	flags.StringVar(&p.index, "index", "", "directory of images.json, to be written without a daemon")
 	flags.BoolVar(&p.plainHTTP, "plain-http", false, "with --index: the registry has no TLS (on loopback it needs none)")
+	flags.StringVar(&p.batch, "batch", "", "file of JSON lines, each an image as these flags say it")
 	flags.StringVarP(&p.format, "output", "o", "json", "output: json, one line, or env, lines of NAME=value")
 }
 
@@ -155,7 +168,8 @@ func checkPath(image, tag string) error {
 	return nil
 }
 
-func (p *publish) run(ctx context.Context) error {
+func (p *publish) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, p.route.close()) }()
 	recorded, err := p.record(ctx)
 	if ctx.Err() != nil && err != nil {
 		return fmt.Errorf("%w: %w; it may be recorded or not: the same command again finds out", context.Cause(ctx), err)
@@ -166,13 +180,29 @@ func (p *publish) run(ctx context.Context) error {
 	return p.print(recorded)
 }
 
+// A route is how records go: by a daemon, or straight into an index that stays
+// open meanwhile. Once a daemon has answered, no other way is taken.
+type route struct {
+	daemon bool
+	index  *openIndex
+}
+
+func (r *route) close() error {
+	if r.index == nil {
+		return nil
+	}
+	return r.index.close()
+}
+
 // record goes the way that is given, else the one that is there.
 func (p *publish) record(ctx context.Context) (httpapi.Recorded, error) {
-	if p.index != "" {
+	if p.index != "" || p.route.index != nil {
 		return p.straight(ctx, p.index)
 	}
 	recorded, err := p.post(ctx)
-	if p.Find.server() != "" || !errors.Is(err, errNone) && !errors.Is(err, syscall.ECONNREFUSED) {
+	none := errors.Is(err, errNone) || errors.Is(err, syscall.ECONNREFUSED)
+	if p.Find.server() != "" || p.route.daemon || !none {
+		p.route.daemon = p.route.daemon || !none
 		return recorded, err
 	}
 	// None runs: there is no endpoints.json, or one that a kill has left. If one
@@ -197,7 +227,7 @@ func (p *publish) print(r httpapi.Recorded) error {
 		repository = r.Repositories[0]
 	}
 	for _, line := range []struct{ name, value string }{
-		{"IMAGE", r.Image}, {"TAG", r.Tag}, {"DIGEST", r.Digest.String()}, {"ROOT", r.Root().String()},
+		{"IMAGE", r.Image}, {"TAG", r.Tag}, {"DIGEST", r.Root().String()},
 		{"REFERENCE", repository + "@" + r.Root().String()}, {"VERSION", r.Version}, {"OUTCOME", r.Outcome}, {"RELEASE", r.Release},
 	} {
 		if _, err := fmt.Fprintf(p.Stdout, "IMGD_%s=%s\n", line.name, line.value); err != nil {

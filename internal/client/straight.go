@@ -17,10 +17,37 @@ import (
 // local is who asks where no daemon knows.
 const local = "local"
 
+// An openIndex is an index that this process has open, and the registry as that
+// asks it.
+type openIndex struct {
+	*index.Index
+	dir      string
+	registry *laterRegistry
+}
+
+func (x *openIndex) close() error { return x.Index.Close() }
+
+// opened is the index in dir, opened if it is not yet.
+func (p *publish) opened(dir string) (*openIndex, error) {
+	if p.route.index != nil {
+		return p.route.index, nil
+	}
+	registry := &laterRegistry{}
+	x, err := index.Open(index.Config{Dir: dir, History: nobody{}, Registry: registry})
+	if errors.Is(err, index.ErrInUse) {
+		return nil, fmt.Errorf("%w; to go through the imgd that has it open, say --server URL", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.route.index = &openIndex{Index: x, dir: dir, registry: registry}
+	return p.route.index, nil
+}
+
 // straight records in the index in dir, which no other process may have open. It
 // knows no config, and tells of no event: the daemon that serves the index next
 // does.
-func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded, err error) {
+func (p *publish) straight(ctx context.Context, dir string) (httpapi.Recorded, error) {
 	in, err := p.body.Pushed(p.image, p.tag, local)
 	if err == nil {
 		err = in.Check() // before an index is made
@@ -28,16 +55,11 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 	if err != nil {
 		return httpapi.Recorded{}, httpapi.AsProblem(err)
 	}
-	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	registry := &laterRegistry{}
-	x, err := index.Open(index.Config{Dir: dir, History: nobody{}, Registry: registry})
-	if errors.Is(err, index.ErrInUse) {
-		return httpapi.Recorded{}, fmt.Errorf("%w; to go through the imgd that has it open, say --server URL", err)
-	}
+	x, err := p.opened(dir)
 	if err != nil {
 		return httpapi.Recorded{}, err
 	}
-	defer func() { err = errors.Join(err, x.Close()) }()
+	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	config := publisher.Config{Credentials: publisher.DockerCredentials(""), Log: log} // who can docker push can record
 	if p.plainHTTP {
 		config.PlainHTTP = []string{in.Registry}
@@ -45,8 +67,8 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 			config.PlainHTTP = append(config.PlainHTTP, imgd.Host(repository))
 		}
 	}
-	registry.Publisher = publisher.New(config)
-	pipeline := &imgd.Pipeline{Git: nobody{}, Builder: nobody{}, Capturer: registry, Tagger: registry, Index: x, Lookup: x, Asker: nobody{}, Log: log}
+	x.registry.Publisher = publisher.New(config)
+	pipeline := &imgd.Pipeline{Git: nobody{}, Builder: nobody{}, Capturer: x.registry, Tagger: x.registry, Index: x, Lookup: x, Asker: nobody{}, Log: log}
 	rel, created, err := pipeline.Record(ctx, in)
 	switch {
 	case ctx.Err() != nil && err != nil:
@@ -55,7 +77,7 @@ func (p *publish) straight(ctx context.Context, dir string) (_ httpapi.Recorded,
 		return httpapi.Recorded{}, httpapi.AsProblem(err)
 	}
 	if created {
-		fmt.Fprintf(p.Stderr, "recorded in %s; the imgd that serves it next tells the world\n", dir)
+		fmt.Fprintf(p.Stderr, "recorded in %s; the imgd that serves it next tells the world\n", x.dir)
 	}
 	return httpapi.RecordedOf(in, rel, created), nil
 }

@@ -173,7 +173,7 @@ func TestOptionsAreNotTaken(t *testing.T) {
 
 func TestProjectNames(t *testing.T) {
 	for _, name := range []string{"", "..", ".tmp-x", "a/b"} {
-		c := git.Config{Dir: t.TempDir(), Projects: imgd.NewProjects(map[string]imgd.Project{name: {Name: name, Git: "https://example.com/x"}})}
+		c := git.Config{Dir: t.TempDir(), Projects: configured(map[string]imgd.Project{name: {Name: name, Git: "https://example.com/x"}})}
 		if _, err := git.New(c); err == nil {
 			t.Errorf("%q: got no error", name)
 		}

@@ -173,7 +173,7 @@ func (o *origin) config(dir string) git.Config {
 
 // of is the project at that URL.
 func of(url string) *imgd.Projects {
-	return imgd.NewProjects(map[string]imgd.Project{project: {Name: project, Git: url}})
+	return configured(map[string]imgd.Project{project: {Name: project, Git: url}})
 }
 
 func open(t *testing.T, c git.Config) *git.Repos {
@@ -195,3 +195,10 @@ func resolve(t *testing.T, r *git.Repos, ref, commit string) imgd.Commit {
 }
 
 func listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
+}

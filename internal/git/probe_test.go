@@ -41,7 +41,7 @@ func TestProbeFails(t *testing.T) {
 	o := newOrigin(t)
 	o.push("main")
 	c := o.config(t.TempDir())
-	c.Projects = imgd.NewProjects(map[string]imgd.Project{
+	c.Projects = configured(map[string]imgd.Project{
 		project: {Name: project, Git: strings.Replace(o.url(), "://", "://robot:old-"+secret+"@", 1)},
 	})
 	r := open(t, c)

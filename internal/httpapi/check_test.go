@@ -23,7 +23,7 @@ func TestProjects(t *testing.T) {
 		for name, url := range urls {
 			all[name] = imgd.Project{Name: name, Git: url, Image: "demo/" + name, Repositories: []string{repo}, Refs: []string{"refs/tags/*"}}
 		}
-		c.Projects = imgd.NewProjects(all)
+		c.Projects = configured(all)
 	})
 	golden(t, "projects", w.get("/v1/projects").body)
 	golden(t, "projects-page", w.get("/v1/projects?limit=2&cursor=YmFk").body)

@@ -25,9 +25,19 @@ import (
 // Index is what queries are answered from. It sees durable entries only.
 type Index interface {
 	imgd.Lookup
-	// Records are all records, sorted bytewise by image, tag and platform, and
-	// the sequence they stand for. The slice is not changed by either side.
-	Records() ([]imgd.Record, uint64)
+	// Seq is the last entry that is folded.
+	Seq() uint64
+	// Count is how many records there are.
+	Count() int
+	// Tag are the records of a tag, by platform.
+	Tag(image, name string) []imgd.Record
+	// Find answers the records that f chooses, in its order, whether there are
+	// more of them behind its limit, and the sequence they stand for.
+	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)
+	// Changes are what the entries after seq did to records, of one image if it is
+	// not empty, in their order, and the entry up to which these are all. There
+	// are at most limit of them: more follow behind that entry.
+	Changes(seq uint64, image string, limit int) (changes []imgd.Change, upTo uint64)
 	// Wait waits until entry seq is folded, or ctx is done.
 	Wait(ctx context.Context, seq uint64) error
 }
@@ -119,13 +129,6 @@ type Events interface {
 	Events(ctx context.Context, filter EventFilter, follow bool, f func(seq uint64, event []byte) error) error
 }
 
-// Drifts takes reports.
-type Drifts interface {
-	// ReportDrift tells the world of the drift, durably before it returns. Safe
-	// to repeat: the same drift is told once.
-	ReportDrift(ctx context.Context, d imgd.Drift) error
-}
-
 // Gauges are what /metrics asks beyond the index and the checks. The metrics of
 // a func that is nil are left out.
 type Gauges struct {
@@ -143,7 +146,7 @@ type Gauges struct {
 	Restarts func() uint64
 }
 
-// Config is what the API answers from. Projects to Recorder must be set.
+// Config is what the API answers from. Projects to Commander must be set.
 type Config struct {
 	Projects *imgd.Projects
 	Index    Index
@@ -155,8 +158,10 @@ type Config struct {
 	Letters  Letters
 	Logs     Logs
 	Events   Events
-	Drifts   Drifts
+	Drifts   imgd.Drifts
 	Recorder Recorder
+	// Commander is the same pipeline for operators.
+	Commander Commander
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

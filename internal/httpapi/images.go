@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -37,15 +38,29 @@ type TagAnswer struct {
 }
 
 func (a *API) listImages(w http.ResponseWriter, r *http.Request) error {
-	q, err := parse(r, "limit", "cursor", "seq")
+	q, err := parse(r, knownWith()...)
 	if err != nil {
 		return err
 	}
-	records, seq, err := a.records(r.Context(), q)
+	f, err := q.find("", a.Now())
 	if err != nil {
 		return err
 	}
-	list, err := page(q, images(records), seq, func(i Image) string { return i.Image })
+	if _, err := a.seq(r.Context(), q); err != nil { // once seq= is folded
+		return err
+	}
+	sort := f.Sort
+	f.Sort = imgd.ByName
+	records, _, seq := a.Index.Find(f)
+	all, key := images(records), func(i Image) string { return i.Image }
+	switch sort {
+	case imgd.ByVersion:
+		return usage("images have no version to sort by; sort their records, GET /v1/records?sort=version")
+	case imgd.ByPublished:
+		key = func(i Image) string { return fmt.Sprintf("%020d %s", math.MaxInt64-i.PublishedAt.UnixMilli(), i.Image) }
+		slices.SortFunc(all, func(x, y Image) int { return strings.Compare(key(x), key(y)) })
+	}
+	list, err := page(q, all, seq, key)
 	if err != nil {
 		return err
 	}
@@ -77,11 +92,11 @@ func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
 		return a.getTags(w, r, image)
 	case action == "":
 		return a.getTag(w, r, image, tag)
-	case action == "verify":
+	case action == "history":
+		return a.history(w, r, image, tag)
+	default:
 		w.Header().Set("Allow", http.MethodPost)
 		return problem(http.StatusMethodNotAllowed, CodeUsage, r.URL.Path+" takes POST, not "+r.Method)
-	default:
-		return problem(http.StatusNotFound, CodeNotFound, "there is no "+action+" of a tag in this version of imgd")
 	}
 }
 
@@ -90,31 +105,30 @@ func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case tag != "" && action == "":
 		return a.publish(w, r, image, tag)
-	case tag != "" && action == "verify":
+	case action == "verify":
 		return a.verify(w, r, image, tag)
+	case action != "" && action != "history":
+		return a.commandTag(w, r, image, tag, imgd.CommandName(action))
 	}
 	w.Header().Set("Allow", http.MethodGet)
-	return problem(http.StatusMethodNotAllowed, CodeUsage, "POST goes to /v1/images/{image}/tags/{tag} or to its /verify, not to "+r.URL.Path)
+	return problem(http.StatusMethodNotAllowed, CodeUsage,
+		"POST goes to /v1/images/{image}/tags/{tag} or to its /verify, /rollback, /tag or /untag, not to "+r.URL.Path)
 }
 
 func (a *API) getTags(w http.ResponseWriter, r *http.Request, image string) error {
-	q, err := parse(r, "limit", "cursor", "seq")
+	q, err := parse(r, knownWith()...)
 	if err != nil {
 		return err
 	}
-	all, seq, err := a.records(r.Context(), q)
+	list, err := a.found(r, q, image)
 	if err != nil {
 		return err
 	}
-	records := ofImage(all, image)
-	if len(records) == 0 {
-		return a.unknown(all, image, "")
+	first, _, _ := a.Index.Find(imgd.Find{Image: image, Limit: 1})
+	if len(first) == 0 {
+		return a.unknown(image, "")
 	}
-	list, err := page(q, records, seq, func(r imgd.Record) string { return r.Tag + "\x00" + r.Platform })
-	if err != nil {
-		return err
-	}
-	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, records[0].Release), List: list})
+	return answer(w, http.StatusOK, ImageAnswer{Image: image, Repositories: a.repositories(image, first[0].Release), List: list})
 }
 
 func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) error {
@@ -122,13 +136,13 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 	if err != nil {
 		return err
 	}
-	all, seq, err := a.records(r.Context(), q)
+	seq, err := a.seq(r.Context(), q)
 	if err != nil {
 		return err
 	}
-	records := ofTag(all, image, tag)
+	records := a.Index.Tag(image, tag)
 	if len(records) == 0 {
-		return a.unknown(all, image, tag)
+		return a.unknown(image, tag)
 	}
 	return answer(w, http.StatusOK, TagAnswer{
 		Image: image, Tag: tag, Root: records[0].Root(), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
@@ -136,39 +150,20 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 }
 
 // unknown says what is not in the index.
-func (a *API) unknown(all []imgd.Record, image, tag string) error {
+func (a *API) unknown(image, tag string) error {
 	detail := fmt.Sprintf("nothing is published as %s:%s; GET /v1/images/%s has the image's tags", image, tag, image)
-	if len(ofImage(all, image)) == 0 {
+	if first, _, _ := a.Index.Find(imgd.Find{Image: image, Limit: 1}); len(first) == 0 {
 		detail = fmt.Sprintf("nothing is published of an image %s; GET /v1/images has those there are", image)
 	}
-	if _, claimed := a.Index.Wanted(image, tag); claimed && tag != "" {
+	owner, claimed := a.Index.Wanted(image, tag)
+	switch {
+	case !claimed || tag == "":
+	case owner.Root.Digest == "":
+		detail = fmt.Sprintf("%s:%s was removed, by release %s; GET /v1/images/%s/tags/%s/history says who and why", image, tag, owner.ID, image, tag)
+	default:
 		detail = fmt.Sprintf("%s:%s is being published, and not in the index yet", image, tag)
 	}
 	return problem(http.StatusNotFound, CodeNotFound, detail)
-}
-
-// ofImage is the part of the sorted records that is of the image.
-func ofImage(records []imgd.Record, image string) []imgd.Record {
-	from, found := slices.BinarySearchFunc(records, image, func(r imgd.Record, name string) int { return strings.Compare(r.Image, name) })
-	if !found {
-		return nil
-	}
-	n := slices.IndexFunc(records[from:], func(r imgd.Record) bool { return r.Image != image })
-	if n < 0 {
-		return records[from:]
-	}
-	return records[from : from+n]
-}
-
-// ofTag are the records of one tag.
-func ofTag(records []imgd.Record, image, tag string) []imgd.Record {
-	var found []imgd.Record
-	for _, r := range ofImage(records, image) {
-		if r.Tag == tag {
-			found = append(found, r)
-		}
-	}
-	return found
 }
 
 // repositories are those that config has for the image, in its order, else

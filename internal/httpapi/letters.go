@@ -30,7 +30,7 @@ func (a *API) listLetters(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("read dead letters: %w", err)
 	}
-	_, seq, err := a.records(ctx, q)
+	seq, err := a.seq(ctx, q)
 	if err != nil {
 		return err
 	}

@@ -95,11 +95,10 @@ func (c *collector) index(m sink) {
 	for _, rel := range open {
 		age = max(age, c.api.Now().Sub(rel.AdmittedAt))
 	}
-	records, seq := c.api.Index.Records()
 	m.gauge(releasesOpen, float64(len(open)))
 	m.gauge(oldestOpen, age.Seconds())
-	m.gauge(indexSeq, float64(seq))
-	m.gauge(indexRecords, float64(len(records)))
+	m.gauge(indexSeq, float64(c.api.Index.Seq()))
+	m.gauge(indexRecords, float64(c.api.Index.Count()))
 	if c.api.Gauges.Untold != nil {
 		m.gauge(untold, float64(c.api.Gauges.Untold()))
 	}

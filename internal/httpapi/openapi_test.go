@@ -140,10 +140,11 @@ func TestOpenAPIRoutes(t *testing.T) {
 
 // Of the paths below /v1/images/ exactly the documented methods are taken.
 func TestOpenAPIImages(t *testing.T) {
-	doc, w := readOpenAPI(t), newWorld(t)
-	w.publish(w.release("refs/tags/v1.2.3", "a", "A"))
-	for _, template := range []string{"/v1/images/{name}", "/v1/images/{name}/tags/{tag}", "/v1/images/{name}/tags/{tag}/verify", "/v1/images/{name}/tags/{tag}/history"} {
-		path := strings.NewReplacer("{name}", image, "{tag}", "v1.2.3").Replace(template)
+	w, _, _ := twice(t)
+	doc := readOpenAPI(t)
+	for _, template := range []string{"/v1/images/{name}", "/v1/images/{name}/tags/{tag}", "/v1/images/{name}/tags/{tag}/verify", "/v1/images/{name}/tags/{tag}/history",
+		"/v1/images/{name}/tags/{tag}/rollback", "/v1/images/{name}/tags/{tag}/tag", "/v1/images/{name}/tags/{tag}/untag"} {
+		path := strings.NewReplacer("{name}", image, "{tag}", "latest").Replace(template)
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			_, documented := doc.Paths[template][strings.ToLower(method)]
 			got := w.do(method, path, "")

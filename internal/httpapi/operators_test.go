@@ -405,13 +405,27 @@ func TestVerifyReportsDrift(t *testing.T) {
 		t.Errorf("reported %+v, want %+v, answered %+v", w.drifts, want, p)
 	}
 	w.change(func() { w.unreported = errDown })
-	p = checkProblem(t, w.do("POST", path, "{}"), 409, "differs", "drift not reported: "+errDown.Error())
-	if p.Verification.Unreported != errDown.Error() || len(p.Verification.Repositories) != 2 {
+	p = checkProblem(t, w.do("POST", path, "{}"), 409, "differs", "drift not reported: "+repo+":v1.2.3: "+errDown.Error())
+	if want := fmt.Sprintf("%s:v1.2.3: %v; %s:v1.2.3: %v", repo, errDown, copyR, errDown); p.Verification.Unreported != want || len(p.Verification.Repositories) != 2 {
 		t.Errorf("got %+v", p.Verification)
 	}
 	w.api.Close()
 	if !strings.Contains(w.log.String(), `msg="drift is not reported"`) {
 		t.Errorf("the log says nothing:\n%s", w.log.String())
+	}
+}
+
+// A tag that names something else than an image has drifted too.
+func TestVerifyOfNoImage(t *testing.T) {
+	w, first, _ := full(t)
+	w.change(func() {
+		delete(w.served, repo+":v1.2.3")
+		delete(w.served, copyR+":v1.2.3")
+		w.broken = fmt.Errorf("it is no image: %w", imgd.ErrInvalid)
+	})
+	checkProblem(t, w.do("POST", "/v1/images/demo/hello/tags/v1.2.3/verify", "{}"), 409, "differs", first.Root.Digest.String())
+	if len(w.drifts) != 2 || w.drifts[0].Found != "" {
+		t.Errorf("reported %+v", w.drifts)
 	}
 }
 

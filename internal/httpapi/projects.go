@@ -22,7 +22,7 @@ func (a *API) listProjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, seq, err := a.records(r.Context(), q)
+	seq, err := a.seq(r.Context(), q)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/imgd/imgd"
 )
 
 // Lists are cut into pages of at most maxLimit.
@@ -33,8 +31,8 @@ type List[T any] struct {
 // A query is what stands behind the question mark.
 type query struct{ values url.Values }
 
-// repeatable is the parameter that may be given more than once.
-const repeatable = "what"
+// repeatable are the parameters that may be given more than once.
+var repeatable = []string{"what", "label"}
 
 // parse refuses what is not known: a misspelt filter would answer too much.
 func parse(r *http.Request, known ...string) (query, error) {
@@ -46,7 +44,7 @@ func parse(r *http.Request, known ...string) (query, error) {
 		if !slices.Contains(known, name) {
 			return query{}, usage(fmt.Sprintf("%s does not take the parameter %q; it takes %q", r.URL.Path, name, known))
 		}
-		if len(all) > 1 && name != repeatable {
+		if len(all) > 1 && !slices.Contains(repeatable, name) {
 			return query{}, usage(fmt.Sprintf("parameter %q is given twice", name))
 		}
 	}
@@ -152,17 +150,16 @@ func listOf[T any](items []T, next, seq uint64) List[T] {
 	return list
 }
 
-// records are all records, once the entry that seq= names is folded.
-func (a *API) records(ctx context.Context, q query) ([]imgd.Record, uint64, error) {
+// seq is where the index stands once the entry that seq= names is folded.
+func (a *API) seq(ctx context.Context, q query) (uint64, error) {
 	seq, err := q.number("seq", 0)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	if err := a.folded(ctx, seq); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	records, at := a.Index.Records()
-	return records, at, nil
+	return a.Index.Seq(), nil
 }
 
 func (a *API) folded(ctx context.Context, seq uint64) error {
@@ -171,7 +168,7 @@ func (a *API) folded(ctx context.Context, seq uint64) error {
 	ctx, stop := a.waits.until(ctx)
 	defer stop()
 	if err := a.Index.Wait(ctx, seq); err != nil {
-		_, at := a.Index.Records()
+		at := a.Index.Seq()
 		return problem(http.StatusGatewayTimeout, CodeTimeout, fmt.Sprintf("the index is at entry %d and has not come to %d in time; is that of another index?", at, seq))
 	}
 	return nil

@@ -67,7 +67,7 @@ func (a *API) listRequests(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("read states: %w", err)
 	}
-	_, seq, err := a.records(ctx, q)
+	seq, err := a.seq(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -100,11 +100,11 @@ func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
 
 // answerRequest answers the state with what the request came to.
 func (a *API) answerRequest(ctx context.Context, w http.ResponseWriter, q query, status imgd.Status) error {
-	records, seq, err := a.records(ctx, q)
+	seq, err := a.seq(ctx, q)
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, a.outcome(status, records, seq))
+	return answer(w, http.StatusOK, a.outcome(status, seq))
 }
 
 // await waits until the request has ended for who asked at askedAt, at most so
@@ -158,7 +158,7 @@ func validRequest(id string) bool {
 }
 
 // outcome adds what the index knows of the request.
-func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) RequestAnswer {
+func (a *API) outcome(status imgd.Status, seq uint64) RequestAnswer {
 	project, _ := a.Projects.Get(status.Project)
 	out := RequestAnswer{Status: status, Image: project.Image, Repositories: project.Repositories, Seq: seq}
 	release, known := a.Index.Release(status.Release)
@@ -175,7 +175,7 @@ func (a *API) outcome(status imgd.Status, records []imgd.Record, seq uint64) Req
 			out.Records = release.Records()
 		}
 	case imgd.Unchanged, imgd.Superseded:
-		out.Records = named(records, out.Image, a.wanted(status, release))
+		out.Records = a.named(out.Image, a.wanted(status, release))
 	}
 	if len(out.Records) > 0 {
 		out.Root = a.root(out.Records[0])
@@ -221,10 +221,10 @@ func (a *API) wanted(status imgd.Status, release imgd.Release) []string {
 
 // named is what the image's tags of these names name, in their order: the first
 // is the one that people know the release by.
-func named(records []imgd.Record, image string, tags []string) []imgd.Record {
+func (a *API) named(image string, tags []string) []imgd.Record {
 	var found []imgd.Record
 	for _, tag := range tags {
-		found = append(found, ofTag(records, image, tag)...)
+		found = append(found, a.Index.Tag(image, tag)...)
 	}
 	return found
 }

@@ -32,6 +32,7 @@ func (a *API) table() map[string]map[string]method {
 	return map[string]map[string]method{
 		"/v1/images":                    {http.MethodGet: a.listImages},
 		imagesRoute:                     {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
+		"/v1/records":                   {http.MethodGet: a.listRecords},
 		"/v1/projects":                  {http.MethodGet: a.listProjects},
 		"/v1/projects/{project}/builds": {http.MethodPost: a.askBuild},
 		"/v1/check":                     {http.MethodPost: a.check},
@@ -45,6 +46,7 @@ func (a *API) table() map[string]map[string]method {
 		"/v1/letters/{id}":              {http.MethodGet: a.getLetter},
 		"/v1/releases":                  {http.MethodGet: a.listReleases},
 		"/v1/events":                    {http.MethodGet: a.getEvents},
+		"/v1/watch":                     {http.MethodGet: a.watch},
 		"/v1/version":                   {http.MethodGet: a.getVersion},
 		"/v1/reload":                    {http.MethodPost: a.reload},
 		"/metrics":                      {http.MethodGet: a.metrics()},
@@ -187,6 +189,9 @@ func read(w http.ResponseWriter, r *http.Request, v any, empty bool) error {
 	return nil
 }
 
+// actions are what may stand behind a tag.
+var actions = [...]string{"", "verify", "history", "rollback", "tag", "untag"}
+
 // splitImage takes apart what follows /v1/images/: an image, whose name keeps
 // its slashes, and a tag of it with an action, if these are there. /tags/ is
 // found from the right, so an image whose name ends in tags/<something> is found
@@ -198,7 +203,7 @@ func splitImage(rest string) (image, tag, action string) {
 	}
 	image = rest[:i]
 	tag, action, _ = strings.Cut(rest[i+len("/tags/"):], "/")
-	if image == "" || tag == "" || !slices.Contains([]string{"", "verify", "history"}, action) || strings.HasSuffix(rest, "/") {
+	if image == "" || tag == "" || !slices.Contains(actions[:], action) || strings.HasSuffix(rest, "/") {
 		return rest, "", ""
 	}
 	return image, tag, action

@@ -39,7 +39,7 @@ type Verification struct {
 // Verified is what one repository has.
 type Verified struct {
 	Repository string        `json:"repository"`
-	Found      digest.Digest `json:"found,omitempty"` // "" if the tag is not there
+	Found      digest.Digest `json:"found,omitempty"` // "" if the tag is not there, or names no image
 	Same       bool          `json:"same"`
 }
 
@@ -65,9 +65,6 @@ func (a *API) verify(w http.ResponseWriter, r *http.Request, image, tag string) 
 	return v.answer(w, body.Digest)
 }
 
-// reportTime bounds the telling of a drift. Who asked may be gone by then.
-const reportTime = 10 * time.Second
-
 // report tells the world of each repository that has something else, unless a
 // release that is to take the tag has put it there: its end will tell. Of what
 // nobody has read it is not known what would be right.
@@ -75,18 +72,17 @@ func (a *API) report(ctx context.Context, v *Verification) {
 	if v.unread() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTime)
-	defer cancel()
+	var found []imgd.Drift
 	pending, _ := a.Index.Release(v.Pending)
 	for _, r := range v.Repositories {
 		if r.Same || v.Pending != "" && r.Found == pending.Root.Digest {
 			continue
 		}
-		d := imgd.Drift{Image: v.Image, Repository: r.Repository, Tag: v.Tag, Wanted: v.Want, Found: r.Found, Generation: v.Records[0].Generation}
-		if err := a.Drifts.ReportDrift(ctx, d); err != nil {
-			a.Log.Error("drift is not reported", "repository", d.Repository, "tag", d.Tag, "wanted", d.Wanted, "found", d.Found, "error", err)
-			v.Unreported = err.Error()
-		}
+		found = append(found, imgd.Drift{Image: v.Image, Repository: r.Repository, Tag: v.Tag, Wanted: v.Want, Found: r.Found, Generation: v.Records[0].Generation})
+	}
+	if err := imgd.ReportDrifts(ctx, a.Drifts, found...); err != nil {
+		a.Log.Error("drift is not reported", "image", v.Image, "tag", v.Tag, "wanted", v.Want, "error", err)
+		v.Unreported = err.Error()
 	}
 }
 
@@ -112,7 +108,7 @@ func (v *Verification) complaint() string {
 		switch {
 		case r.Same:
 		case r.Found == "":
-			all = append(all, fmt.Sprintf("%s:%s is not there, the index says %s", r.Repository, v.Tag, v.Want))
+			all = append(all, fmt.Sprintf("%s:%s is not there, or no image, the index says %s", r.Repository, v.Tag, v.Want))
 		default:
 			all = append(all, fmt.Sprintf("%s:%s is %s, the index says %s", r.Repository, v.Tag, r.Found, v.Want))
 		}
@@ -154,8 +150,8 @@ func (a *API) settled(ctx context.Context, q query, image, tag string) (*Verific
 			return v, err
 		}
 		claim, _ := a.Index.Wanted(image, tag)
-		all, seq := a.Index.Records()
-		if records := ofTag(all, image, tag); len(records) == 0 || records[0].Root() != v.Want {
+		seq := a.Index.Seq()
+		if records := a.Index.Tag(image, tag); len(records) == 0 || records[0].Root() != v.Want {
 			continue // the tag names something else since
 		}
 		if claim.Root.Digest == v.Want {
@@ -189,13 +185,13 @@ func (v *Verification) same() bool {
 
 // compare looks at the index first and then at every repository.
 func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verification, error) {
-	all, seq, err := a.records(ctx, q)
+	seq, err := a.seq(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	records := ofTag(all, image, tag)
+	records := a.Index.Tag(image, tag)
 	if len(records) == 0 {
-		return nil, a.unknown(all, image, tag)
+		return nil, a.unknown(image, tag)
 	}
 	v := &Verification{Image: image, Tag: tag, Want: records[0].Root(), Records: records, Seq: seq}
 	repositories := a.repositories(image, records[0].Release)
@@ -205,7 +201,7 @@ func (a *API) compare(ctx context.Context, q query, image, tag string) (*Verific
 	}
 	for _, repository := range repositories {
 		found, err := a.Registry.Resolve(ctx, repository, tag)
-		if err != nil && !errors.Is(err, imgd.ErrNotFound) {
+		if err != nil && !errors.Is(err, imgd.ErrNotFound) && !errors.Is(err, imgd.ErrInvalid) {
 			return nil, fmt.Errorf("read %s:%s: %w", repository, tag, err)
 		}
 		v.Repositories = append(v.Repositories, Verified{Repository: repository, Found: found.Digest, Same: found.Digest == v.Want})

@@ -76,12 +76,14 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	}
 	t.Cleanup(func() { w.index.Close() })
 	config := httpapi.Config{
-		Projects: imgd.NewProjects(map[string]imgd.Project{
+		Projects: configured(map[string]imgd.Project{
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo, copyR}, Refs: []string{"refs/heads/*", "refs/tags/v*"}},
 			"other": {Name: "other", Image: "demo/other", Repositories: []string{"registry.test/demo/other"}, Refs: []string{"*"}},
 		}),
-		Recorder: &imgd.Pipeline{Projects: imgd.NewProjects(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
+		Recorder: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}), Registry: "registry.test",
 			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
+		Commander: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}),
+			Capturer: registry{w}, Tagger: registry{w}, Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(time.Hour) }},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,
 		Commands: w, Letters: w, Logs: w, Events: w, Drifts: w,
 		Version: httpapi.Version{Version: "v0.1.0", Commit: commit("f"), Go: "go1.26.8"},
@@ -177,6 +179,24 @@ func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (oc
 		return platforms[0], platforms, nil
 	}
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}, platforms, nil
+}
+
+func (r registry) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken == nil {
+		r.served[repository+":"+tag] = root.Digest
+	}
+	return r.broken
+}
+
+func (r registry) Untag(_ context.Context, repository, tag string, ours func(digest.Digest) bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken == nil && ours(r.served[repository+":"+tag]) {
+		delete(r.served, repository+":"+tag)
+	}
+	return r.broken
 }
 
 // Submit takes a request as events does, and fails the test if it is none.
@@ -447,3 +467,10 @@ func (w *world) do(method, path, body string, headers ...string) answer {
 func (w *world) get(path string) answer { w.t.Helper(); return w.do(http.MethodGet, path, "") }
 
 var errDown = errors.New("it is down")
+
+// configured are the projects of a config, by name.
+func configured(byName map[string]imgd.Project) *imgd.Projects {
+	p := new(imgd.Projects)
+	p.Set(byName)
+	return p
+}

@@ -16,9 +16,10 @@ import (
 // A commit has about 1 KiB in a payload, of which GitHub lists 2,048 at most:
 // https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
 const (
-	maxBody = 5 << 20  // of one body
-	maxRoom = 64 << 20 // of all bodies that are being read and handled
-	chunk   = 64 << 10 // most bodies have less
+	maxBody     = 5 << 20  // of one body
+	maxRoom     = 64 << 20 // of all bodies that are being read and handled
+	maxHookRoom = 16 << 20 // of those that are sent to one webhook: who fills that, by its address alone, leaves the others theirs
+	chunk       = 64 << 10 // most bodies have less
 )
 
 // errNoRoom says that other bodies fill the memory.
@@ -27,8 +28,8 @@ var errNoRoom = errors.New("no room for the body")
 // A body is what a request sent, in memory that is counted.
 type body struct {
 	data  []byte
-	room  chan struct{}
-	taken int // chunks
+	rooms [2]chan struct{} // of its webhook, and of all: each holds one for each chunk
+	taken [2]int           // chunks of each
 }
 
 // receive reads the body, for bodyTime at most, part of which may go by in
@@ -62,12 +63,14 @@ func (b *body) grow(ctx context.Context, announced int64) error {
 	if b.data == nil && 0 <= announced && announced < chunk {
 		size = int(announced) + 1 // one more, to see the end
 	}
-	for b.taken*chunk < size {
-		select {
-		case b.room <- struct{}{}:
-			b.taken++
-		case <-ctx.Done():
-			return errNoRoom
+	for i, room := range b.rooms {
+		for b.taken[i]*chunk < size {
+			select {
+			case room <- struct{}{}:
+				b.taken[i]++
+			case <-ctx.Done():
+				return errNoRoom
+			}
 		}
 	}
 	b.data = append(make([]byte, 0, size), b.data...)
@@ -76,8 +79,10 @@ func (b *body) grow(ctx context.Context, announced int64) error {
 
 // release gives the room back; the data is not used any more.
 func (b *body) release() {
-	for ; b.taken > 0; b.taken-- {
-		<-b.room
+	for i, room := range b.rooms {
+		for ; b.taken[i] > 0; b.taken[i]-- {
+			<-room
+		}
 	}
 	b.data = nil
 }

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -249,15 +250,16 @@ func TestConnectionIsKept(t *testing.T) {
 	})
 }
 
-// holdRoom sends bodies that fill the memory and do not end, until the returned
-// function is called: it ends one of them.
-func holdRoom(t *testing.T, w *world) func() {
+// holdRoom sends bodies that fill the memory of the project's webhook and do not
+// end, until the returned function is called: it ends one of them.
+func holdRoom(t *testing.T, w *world, project string) func() {
 	t.Helper()
-	const bodies, size = 16, 4 << 20
+	const bodies, size = 4, 4 << 20
 	var pipes []*io.PipeWriter
 	for range bodies {
 		reader, writer := io.Pipe()
 		r := delivery("github", "push", "")
+		r.URL.Path = "/hooks/github/" + project
 		r.Body, r.ContentLength = reader, -1
 		go w.ServeHTTP(httptest.NewRecorder(), r)
 		if _, err := writer.Write(make([]byte, size-1)); err != nil {
@@ -276,19 +278,28 @@ func holdRoom(t *testing.T, w *world) func() {
 	}
 }
 
+// wantNoRoom fails the test unless a delivery waits for room in vain.
+func wantNoRoom(t *testing.T, w *world) {
+	t.Helper()
+	start := time.Now()
+	wantProblem(t, w.deliver("github", "push", push("refs/heads/main", commit)), http.StatusServiceUnavailable, "failed", "deliver this again")
+	if took := time.Since(start); took != 5*time.Second {
+		t.Errorf("waited %s for room, want 5s", took)
+	}
+	if asks := w.asked(); asks != nil {
+		t.Errorf("asked for %v", asks)
+	}
+}
+
 func TestManyBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, hook("github", project("hello")))
-		endOne := holdRoom(t, w)
-
-		start := time.Now()
-		wantProblem(t, w.deliver("github", "push", push("refs/heads/main", commit)), http.StatusServiceUnavailable, "failed", "deliver this again")
-		if took := time.Since(start); took != 5*time.Second {
-			t.Errorf("waited %s for room, want 5s", took)
+		w := newWorld(t, hook("github", project("hello")), hook("github", project("a")), hook("github", project("b")),
+			hook("github", project("c")), hook("github", project("d")))
+		endOne := holdRoom(t, w, "a")
+		for _, other := range []string{"b", "c", "d"} {
+			holdRoom(t, w, other)
 		}
-		if asks := w.asked(); asks != nil {
-			t.Errorf("asked for %v", asks)
-		}
+		wantNoRoom(t, w)
 
 		got := make(chan int)
 		go func() {
@@ -301,6 +312,36 @@ func TestManyBodies(t *testing.T) {
 		if code := <-got; code != http.StatusAccepted {
 			t.Errorf("got %d when there was room again", code)
 		}
+	})
+}
+
+// Who fills the room of one webhook leaves the others theirs.
+func TestManyBodiesOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, hook("github", project("hello")), hook("github", project("other")))
+		holdRoom(t, w, "other")
+		var more sync.WaitGroup
+		defer more.Wait()
+		for range 9 {
+			r := delivery("github", "push", "")
+			r.URL.Path = "/hooks/github/other"
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat(" ", maxBody))), -1
+			more.Go(func() { w.ServeHTTP(httptest.NewRecorder(), r) })
+		}
+		synctest.Wait()
+		start := time.Now()
+		if got := w.deliver("github", "push", push("refs/heads/main", commit)); got.Code != http.StatusAccepted || time.Since(start) > 0 {
+			t.Errorf("got %d %s after %s", got.Code, got.Body, time.Since(start))
+		}
+	})
+}
+
+// And its own wait for it.
+func TestManyBodiesOfIts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, hook("github", project("hello")))
+		holdRoom(t, w, "hello")
+		wantNoRoom(t, w)
 	})
 }
 

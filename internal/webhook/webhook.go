@@ -69,6 +69,7 @@ type hook struct {
 	forge    forge
 	project  string         // that the path names
 	projects []imgd.Project // that are asked for, by name
+	room     chan struct{}  // holds one for each chunk of a body in memory that was sent to it
 }
 
 // Bounds of one delivery. GitHub waits for ten seconds
@@ -122,7 +123,7 @@ func (h *Handler) add(c Hook, all []Hook) error {
 			return errors.New("the project has one already")
 		}
 	}
-	added := &hook{forge: f, project: c.Project.Name}
+	added := &hook{forge: f, project: c.Project.Name, room: make(chan struct{}, maxHookRoom/chunk)}
 	for _, other := range all {
 		if other.Forge == c.Forge && other.Project.Source() == c.Project.Source() && bytes.Equal(other.Secret, c.Secret) {
 			added.projects = append(added.projects, other.Project)
@@ -186,7 +187,7 @@ func nowhere(method string) *problem {
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, d *delivery) outcome {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), totalTime)
 	defer cancel()
-	b := body{room: h.room}
+	b := body{rooms: [...]chan struct{}{d.room, h.room}}
 	defer b.release()
 	if err := b.receive(w, r); err != nil {
 		return outcome{problem: asProblem(err)}

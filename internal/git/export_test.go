@@ -1,0 +1,4 @@
+package git
+
+// Find is find, for the fuzzer.
+var Find = find
