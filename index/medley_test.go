@@ -15,9 +15,9 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
-// A machine does whatever may be done to one image, in any order, and knows what
+// A medley does whatever may be done to one image, in any order, and knows what
 // may never happen to its tags.
-type machine struct {
+type medley struct {
 	*world
 	*index.Index
 	dir    string
@@ -28,7 +28,7 @@ type machine struct {
 	last   map[string]uint64 // tag -> generation
 }
 
-func (m *machine) admit(t *rapid.T, rel imgd.Release) {
+func (m *medley) admit(t *rapid.T, rel imgd.Release) {
 	_, err := m.Admit(t.Context(), rel, "")
 	for _, want := range []error{nil, imgd.ErrConflict, imgd.ErrSuperseded, imgd.ErrUnchanged, imgd.ErrNotFound} {
 		if errors.Is(err, want) {
@@ -39,12 +39,12 @@ func (m *machine) admit(t *rapid.T, rel imgd.Release) {
 }
 
 // ago is a moment that is over, or now: asks come late and out of order.
-func (m *machine) ago(t *rapid.T) int {
+func (m *medley) ago(t *rapid.T) int {
 	m.clock++
 	return m.clock - rapid.SampledFrom([]int{0, 0, 1, 5}).Draw(t, "ago")
 }
 
-func (m *machine) build(t *rapid.T) {
+func (m *medley) build(t *rapid.T) {
 	ref := fmt.Sprintf("refs/tags/v1.0.%d", rapid.IntRange(0, 3).Draw(t, "version"))
 	letter := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "commit")
 	if rapid.Bool().Draw(t, "branch") {
@@ -57,7 +57,7 @@ func (m *machine) build(t *rapid.T) {
 	m.admit(t, rel)
 }
 
-func (m *machine) push(t *rapid.T) {
+func (m *medley) push(t *rapid.T) {
 	kind := rapid.SampledFrom([]version.Kind{version.KindVersion, version.KindOther}).Draw(t, "kind")
 	tag := map[version.Kind]string{version.KindVersion: "v1.0.0", version.KindOther: "stable"}[kind]
 	name := rapid.SampledFrom([]string{"A", "E"}).Draw(t, "pushed")
@@ -65,7 +65,7 @@ func (m *machine) push(t *rapid.T) {
 	m.admit(t, pushed(tag, kind, "a", m.ago(t), name))
 }
 
-func (m *machine) command(t *rapid.T) {
+func (m *medley) command(t *rapid.T) {
 	tag := rapid.SampledFrom([]string{"latest", "1.0", "main", "v1.0.0", "v1.0.1", "stable", "v9.0.0"}).Draw(t, "tag")
 	m.drawn++
 	var of *imgd.Release
@@ -80,7 +80,7 @@ func (m *machine) command(t *rapid.T) {
 }
 
 // end publishes or abandons one that is open.
-func (m *machine) end(t *rapid.T) {
+func (m *medley) end(t *rapid.T) {
 	open := m.Open()
 	if len(open) == 0 {
 		t.Skip("nothing is open")
@@ -97,14 +97,14 @@ func (m *machine) end(t *rapid.T) {
 }
 
 // reopen reads the index back from the disk.
-func (m *machine) reopen(t *rapid.T) {
+func (m *medley) reopen(t *rapid.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
 	m.open(t)
 }
 
-func (m *machine) open(t *rapid.T) {
+func (m *medley) open(t *rapid.T) {
 	x, err := index.Open(index.Config{Dir: m.dir, History: m.world, Registry: m.world, Writer: "test"})
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func (m *machine) open(t *rapid.T) {
 // check holds that no generation goes down or is used for two roots, that an
 // immutable tag changes by force only,
 // and that the changes make the records.
-func (m *machine) check(t *rapid.T) {
+func (m *medley) check(t *rapid.T) {
 	for _, tag := range []string{"latest", "1.0", "main", "v1.0.0", "v1.0.1", "v1.0.2", "v1.0.3", "stable", "v9.0.0"} {
 		past := m.History(image, tag)
 		steps := imgd.Steps(tag, past)
@@ -169,7 +169,7 @@ func (m *machine) check(t *rapid.T) {
 func TestRulesInAnyOrder(t *testing.T) {
 	tempDir := t.TempDir
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{world: newWorld(), dir: tempDir(), mirror: &mirror{records: map[string]imgd.Record{}}, roots: map[string]string{}, last: map[string]uint64{}}
+		m := &medley{world: newWorld(), dir: tempDir(), mirror: &mirror{records: map[string]imgd.Record{}}, roots: map[string]string{}, last: map[string]uint64{}}
 		m.parents[commit("b")], m.parents[commit("c")] = commit("a"), commit("b")
 		m.open(t)
 		defer func() { m.Close() }()
