@@ -67,7 +67,7 @@ integration: test-deps tools build ## Run the tests of integration/ only
 # order, random kills, and bursts of webhooks. The seed is printed; SOAK_SEED repeats it, SOAK_KILLS and SOAK_DELIVERIES say
 # how many.
 .PHONY: soak
-soak: test-deps tools build ## Run the long tests: thousands of random commands, interleavings, kills and webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES)
+soak: test-deps tools build ## Run the long tests: thousands of random commands, interleavings, kills and webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES, SOAK_FAULTS)
 	go test -run TestMachine -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) ./index -rapid.checks=10000 $(SOAK_SEED:%=-rapid.seed=%)
 	go test -run TestSlowDrivers -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) . -interleavings 40000 $(SOAK_SEED:%=-seed %)
 	cd integration && IMGD_BIN=$(BIN) go test -tags soak -run Soak -count=1 -v -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) .
