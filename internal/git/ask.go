@@ -21,6 +21,8 @@ import (
 const (
 	// askTime bounds one ask over HTTP, after which git itself is run.
 	askTime = 10 * time.Second
+	// dialTime is how long one address may take: those after it get their turn.
+	dialTime = 3 * time.Second
 	// idleTime is how long a connection to a git server is kept: as a rule the
 	// next push of a team comes later.
 	idleTime = 30 * time.Second
@@ -168,7 +170,7 @@ func readPkt(r io.Reader) ([]byte, error) {
 // dial connects to the host at one of the addresses that it has and that are
 // allowed.
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	var dialer net.Dialer
+	dialer := net.Dialer{Timeout: dialTime}
 	addrs, err := g.look(ctx)
 	if err != nil {
 		return nil, err
