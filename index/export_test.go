@@ -1,6 +1,9 @@
 package index
 
-import "errors"
+import (
+	"errors"
+	"runtime"
+)
 
 // OpenStill is Open, but images.json does not follow. What it answers must be
 // killed, not closed.
@@ -44,4 +47,40 @@ func OpenRotating(config Config, size int64) (*Index, error) {
 	engine.rotateSize = size
 	engine.start(x.log.hold, x.log.fail)
 	return x, nil
+}
+
+// A closing is an engine whose append fails while the index is being closed.
+type closing struct {
+	engine
+	index  *Index
+	closed chan error
+	sound  bool
+}
+
+func (c *closing) append([][]byte) error {
+	go func() { c.closed <- c.index.Close() }()
+	for {
+		c.index.log.mu.Lock()
+		begun := c.index.log.closed
+		c.index.log.mu.Unlock()
+		if begun {
+			return errUnknown
+		}
+		runtime.Gosched()
+	}
+}
+
+func (c *closing) close(sound bool) error {
+	c.sound = sound
+	return c.engine.close(sound)
+}
+
+// CloseBroken closes the index while it appends what enter gives it, of which
+// nobody knows then whether it is durable. It answers what Close says, and
+// whether the engine was told that it has all.
+func (x *Index) CloseBroken(enter func()) (err error, sound bool) {
+	c := &closing{engine: x.log.engine, index: x, closed: make(chan error)}
+	x.log.engine = c
+	enter()
+	return <-c.closed, c.sound
 }

@@ -64,6 +64,7 @@ type fileEngine struct {
 	entered  chan struct{} // has room for one sign that there is something to write
 	stop     chan struct{} // closed when no snapshot is to begin any more
 	snapshot sync.WaitGroup
+	lost     error // of the snapshot after which nobody knows what is durable; read when there is none
 }
 
 // openFile locks dir and loads what is there, or makes an empty index.
@@ -276,8 +277,11 @@ func (f *fileEngine) once(do func() error) error {
 func (f *fileEngine) close(sound bool) error {
 	close(f.stop)
 	f.snapshot.Wait()
-	var err error
-	if sound && (f.older || f.journal.size > 0) {
+	if !sound {
+		return errors.Join(f.journal.file.Close(), f.lock.Unlock())
+	}
+	err := f.lost
+	if err == nil && (f.older || f.journal.size > 0) {
 		err = f.write()
 	}
 	return errors.Join(err, f.journal.file.Close(), f.lock.Unlock())
@@ -300,6 +304,7 @@ func (f *fileEngine) follow() {
 		err := f.write()
 		wait = max(snapshotDelay, (snapshotShare-1)*time.Since(began))
 		if errors.Is(err, errUnknown) {
+			f.lost = err
 			f.failed(err)
 			return
 		}

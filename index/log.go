@@ -7,6 +7,9 @@ import (
 	"github.com/imgd/imgd"
 )
 
+// errClosed says that writing was ended by close, and not by an error.
+var errClosed = errors.New("the index is closed")
+
 // aboutTold is what an entry is about that says what was announced.
 const aboutTold = "told"
 
@@ -203,25 +206,33 @@ func (l *log) fail(err error) {
 }
 
 func (l *log) breakDown(err error) {
-	if l.broken == nil {
+	if l.broken == nil || l.broken == errClosed {
 		l.broken = err
 		l.failed <- err
 	}
 }
 
 // close ends writing: what is on its way arrives, what is being gathered is
-// refused.
+// refused. It answers what broke meanwhile.
 func (l *log) close() error {
 	l.mu.Lock()
-	closed, sound := l.closed, l.broken == nil
+	closed := l.closed
 	l.closed = true
-	if sound {
-		l.broken = errors.New("the index is closed")
+	if l.broken == nil {
+		l.broken = errClosed
 	}
+	before := l.broken
 	l.mu.Unlock()
 	if closed {
 		return nil
 	}
 	l.runs.Wait()
-	return l.engine.close(sound)
+	l.mu.Lock()
+	after := l.broken
+	l.mu.Unlock()
+	err := l.engine.close(after == errClosed)
+	if after != before {
+		err = errors.Join(after, err)
+	}
+	return err
 }
