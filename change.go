@@ -12,12 +12,15 @@ type Change struct {
 }
 
 // ChangeOf is what the publication of rel changed; before is the release that had
-// the tag until then, without an ID if none had.
+// the tag until then, and is asked only where that named something.
 func ChangeOf(rel Release, before func(tag string) Release) Change {
 	change := Change{Seq: rel.Seq}
 	for _, t := range rel.Taken() {
 		set := rel.RecordsOf(t)
 		change.Set = append(change.Set, set...)
+		if t.Previous == "" {
+			continue
+		}
 		last := before(t.Name)
 		took, _ := last.took(t.Name)
 		for _, was := range last.RecordsOf(took) {
