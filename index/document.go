@@ -109,22 +109,23 @@ func (z frozen) rest() {
 // as it was written, as a *damage, and what is of a newer format. The state keeps
 // b.
 func decode(path string, b []byte) (*state, error) {
-	head, rest, _ := strings.Cut(unsafe.String(unsafe.SliceData(b), len(b)), beginRecords) // b is nobody else's, and not changed
+	text := unsafe.String(unsafe.SliceData(b), len(b)) // b is nobody else's, and not changed
+	schema := gjson.Get(text, "schema").Int()
+	head, rest, _ := strings.Cut(text, beginRecords)
 	var h struct {
-		Schema int    `json:"schema"`
-		ID     string `json:"id"`
-		Seq    uint64 `json:"seq"`
-		Hash   string `json:"hash"`
-		Told   uint64 `json:"told"`
+		ID   string `json:"id"`
+		Seq  uint64 `json:"seq"`
+		Hash string `json:"hash"`
+		Told uint64 `json:"told"`
 	}
 	headErr := json.Unmarshal([]byte(head+`"end":1}`), &h) // else it is damaged
 	switch what := checkSum(b); {
-	case what != "" && h.Schema > format:
-		return nil, &damage{path, 1, fmt.Sprintf("it says format %d, of which imgd reads up to %d, and %s; if a newer imgd has written it, use that", h.Schema, format, what)}
+	case what != "" && schema > format:
+		return nil, &damage{path, 1, fmt.Sprintf("it says format %d, of which imgd reads up to %d, and %s; if a newer imgd has written it, use that", schema, format, what)}
 	case what != "":
 		return nil, &damage{path, badLine(b), what}
-	case h.Schema > format:
-		return nil, fmt.Errorf("%s: written in format %d; this imgd reads up to %d: use a newer imgd", path, h.Schema, format)
+	case schema > format:
+		return nil, fmt.Errorf("%s: written in format %d; this imgd reads up to %d: use a newer imgd", path, schema, format)
 	case headErr != nil:
 		return nil, &damage{path, 1, headErr.Error()}
 	}
@@ -340,6 +341,9 @@ func lastLine(sum string) string { return `"crc32c":"` + sum + "\"}\n" }
 // consistent reports what in the state contradicts itself: all of images.json
 // follows from its tags and releases.
 func (s *state) consistent(path string) error {
+	if err := s.readable(); err != nil {
+		return &damage{path, 0, err.Error()}
+	}
 	again := newState(s.id)
 	again.seq, again.hash, again.told = s.seq, s.hash, s.told
 	s.releases.Scan(func(r *release) bool { again.setRelease(r.text.get()); return true })
@@ -348,4 +352,22 @@ func (s *state) consistent(path string) error {
 		return &damage{path, 0, "records, tags and releases contradict each other, or are not in the form that imgd writes"}
 	}
 	return nil
+}
+
+// readable reports the first line that is not what it stands for, as only a hand
+// can have written it.
+func (s *state) readable() (err error) {
+	s.sorted.Scan(func(t *tag) bool {
+		if err = t.text.check(); err != nil {
+			err = fmt.Errorf("tag %s:%s: %w", t.image, t.name, err)
+		}
+		return err == nil
+	})
+	s.releases.Scan(func(r *release) bool {
+		if bad := r.text.check(); bad != nil {
+			err = fmt.Errorf("release %s: %w", r.id, bad)
+		}
+		return err == nil
+	})
+	return err
 }

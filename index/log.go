@@ -206,7 +206,7 @@ func (l *log) fail(err error) {
 }
 
 func (l *log) breakDown(err error) {
-	if l.broken == nil || l.broken == errClosed {
+	if l.broken == nil || errors.Is(l.broken, errClosed) {
 		l.broken = err
 		l.failed <- err
 	}
@@ -230,8 +230,9 @@ func (l *log) close() error {
 	l.mu.Lock()
 	after := l.broken
 	l.mu.Unlock()
-	err := l.engine.close(after == errClosed)
-	if after != before {
+	sound := errors.Is(after, errClosed)
+	err := l.engine.close(sound)
+	if errors.Is(before, errClosed) && !sound {
 		err = errors.Join(after, err)
 	}
 	return err

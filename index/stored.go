@@ -31,6 +31,14 @@ func (t *stored[T]) json() string {
 	return line
 }
 
+// check reports whether the line can be read.
+func (t *stored[T]) check() error {
+	if line := t.line.Load(); line != nil {
+		return json.Unmarshal([]byte(*line), new(T))
+	}
+	return nil
+}
+
 // rest leaves the line alone, which is smaller.
 func (t *stored[T]) rest() {
 	t.json()
