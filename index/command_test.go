@@ -268,3 +268,23 @@ func TestCommandOnce(t *testing.T) {
 		t.Errorf("%d releases took latest, want 3", got)
 	}
 }
+
+// A command whose release was abandoned just before it is given again under its
+// ID makes no second one.
+func TestCommandOnceAbandoned(t *testing.T) {
+	w := newWorld()
+	x := open(t, t.TempDir(), w)
+	rel := w.candidate("refs/tags/v1.0.0", "a", "root", 1)
+	rel.Command = imgd.CommandTag
+	first, err := x.Admit(t.Context(), rel, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Abandon(t.Context(), first.ID, "dropped"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := x.Admit(t.Context(), rel, "")
+	if err != nil || again.ID != first.ID || again.State != imgd.ReleaseAbandoned {
+		t.Errorf("given again: %s, %s, %v; want %s, abandoned", again.ID, again.State, err, first.ID)
+	}
+}

@@ -29,7 +29,11 @@ type view struct {
 // same request that is the answer instead.
 func decide(ctx context.Context, v view, rel imgd.Release, known string, ask *asker) (_ imgd.Release, enter bool, _ error) {
 	// Rule 1: what another run of this request made meanwhile is the answer, and
-	// so is what is open: a request has one open release.
+	// so is what is open: a request has one open release. A command makes one for
+	// good, also if that was abandoned.
+	if rel.Command != "" && v.newest.ID != "" {
+		return v.newest, false, nil
+	}
 	if v.newest.State == imgd.ReleaseAdmitted || v.newest.State == imgd.ReleasePublished && v.newest.ID != known {
 		return v.newest, false, nil
 	}
