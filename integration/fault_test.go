@@ -57,11 +57,6 @@ var asks = []struct {
 	{"read back", imgds, func(was seen) func(*http.Request) bool {
 		return func(req *http.Request) bool { return about(http.MethodGet, gitTag)(req) && was(http.MethodPut, gitTag) }
 	}},
-	{"root after admit", imgds, func(was seen) func(*http.Request) bool {
-		return func(req *http.Request) bool {
-			return about(http.MethodGet, "sha256:")(req) && was(http.MethodGet, gitTag)
-		}
-	}},
 }
 
 func imgds(r *rig) *kit.HTTPGate      { return r.calls }

@@ -181,7 +181,7 @@ func (m *meter) shares(s *side, began time.Time, done event) (map[string]time.Du
 	m.mu.Lock()
 	calls := slices.Clone(m.calls)
 	m.mu.Unlock()
-	solving, calling, all := within(run, solve), within(run, append(calls, solve)...), within(run, slices.Concat(calls, git, []span{solve})...)
+	solving, calling, all := within(run, solve), within(run, slices.Concat(calls, []span{solve})...), within(run, slices.Concat(calls, git, []span{solve})...)
 	total := run.to.Sub(run.from)
 	return map[string]time.Duration{"total": total, "solve": solving, "registry": calling - solving, "git": all - calling, "own": total - all}, nil
 }
