@@ -51,19 +51,26 @@ func ReadStream(ctx context.Context, natsURL, stream, subject string, n int) ([]
 }
 
 const (
-	// readLimit is how long a stream that is read may be silent.
+	// readLimit is how long a stream that is read may be silent. A server that is killed takes the answer to what it was
+	// asked along, and the client waits for it on the next connection too.
 	readLimit = 5 * time.Second
 	// readBatch is how many messages are asked for at a time.
 	readBatch = 500
 )
 
 func readAll(ctx context.Context, js jetstream.JetStream, stream, subject string) (got []Message, err error) {
-	consumer, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+	asking, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	consumer, err := js.CreateConsumer(asking, stream, jetstream.ConsumerConfig{
 		FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readLimit})
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", stream, err)
 	}
-	defer func() { err = errors.Join(err, js.DeleteConsumer(ctx, stream, consumer.CachedInfo().Name)) }()
+	defer func() {
+		asking, cancel := context.WithTimeout(ctx, readLimit)
+		defer cancel()
+		err = errors.Join(err, js.DeleteConsumer(asking, stream, consumer.CachedInfo().Name))
+	}()
 	for left := consumer.CachedInfo().NumPending; left > 0; {
 		batch, err := consumer.Fetch(int(min(left, readBatch)), jetstream.FetchMaxWait(readLimit))
 		if err != nil {
@@ -96,13 +103,15 @@ func ReadQueue(ctx context.Context, natsURL, stream string) ([]Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := js.Stream(ctx, stream)
+	asking, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	queue, err := js.Stream(asking, stream)
 	if err != nil {
 		return nil, fmt.Errorf("read queue %s: %w", stream, err)
 	}
 	var got []Message
 	for next := uint64(1); ; {
-		msg, err := queue.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+		msg, err := message(ctx, queue, next)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return got, nil
 		}
@@ -112,6 +121,13 @@ func ReadQueue(ctx context.Context, natsURL, stream string) ([]Message, error) {
 		next = msg.Sequence + 1
 		got = append(got, Message{Seq: msg.Sequence, Subject: msg.Subject, Header: msg.Header, Data: msg.Data})
 	}
+}
+
+// message is the first one from sequence next on.
+func message(ctx context.Context, queue jetstream.Stream, next uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	return queue.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
 }
 
 // ParseEventSubject reads imgd.events.<what>.<image as unpadded base64url>.<event ID>.
