@@ -26,14 +26,15 @@ const maxMessage = 2 << 10
 const killed = 137
 
 // passing are the texts of errors that another try may not meet again. BuildKit
-// does not tell the status of a registry, or what failed in its graph, by type.
+// v0.33.1, which they are of, does not tell the status of a registry, or what
+// failed in its graph, by type.
 var passing = regexp.MustCompile(`unexpected status.*: (408|429|5\d\d)\b|toomanyrequests|i/o timeout|TLS handshake timeout|` +
 	`connection re(fused|set)|broken pipe|no such host|server misbehaving|name resolution|network is unreachable|no route to host|` +
 	`unexpected EOF|: EOF$|context (deadline exceeded|canceled)|failed to fetch (oauth|anonymous) token|no active session|` +
 	`inconsistent graph state|scheduler error|blob sha256:\S+ not found|no space left on device|[Cc]ould not resolve host`)
 
-// dockerfileFaults are the texts of errors that come from the repository but
-// name no line.
+// dockerfileFaults are the texts of BuildKit v0.33.1's errors that come from the
+// repository but name no line.
 var dockerfileFaults = regexp.MustCompile(`dockerfile parse error|failed to read dockerfile: open \S+: (no such file|not a directory|is a directory|not a regular file)|` +
 	`target stage .* could not be found|(file with no instructions|cannot be empty)|no build stage in current context|(security\.insecure|network\.host|device \S+) is not allowed`)
 

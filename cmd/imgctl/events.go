@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -87,45 +85,30 @@ func (a *app) events(cmd *cobra.Command, v view, o *output) error {
 	}
 	ctx, cancel := a.within(cmd, otherwise)
 	defer cancel()
-	head := sync.OnceValue(func() error {
-		if o.format != "table" {
-			return nil
-		}
-		return a.row("SEQ", "TIME", "WHAT", "IMAGE", "TAGS", "DIGEST OR REASON")
-	})
-	c := a.client()
-	heard := false // so the daemon can be reached, and lost
-	err := a.insist(ctx, func() error {
-		err := c.stream(ctx, "/v1/events", v.query(), func(e event) error {
-			heard = true
-			if err := head(); err != nil || e.name != "" {
-				return err
+	return a.show(ctx, feed{
+		path:  "/v1/events",
+		query: func() url.Values { return v.query() },
+		head: func() error {
+			if o.format != "table" {
+				return nil
 			}
+			return a.row("SEQ", "TIME", "WHAT", "IMAGE", "TAGS", "DIGEST OR REASON")
+		},
+		event: func(e event) error {
 			seq, err := strconv.ParseUint(e.id, 10, 64)
 			if err != nil {
 				return fmt.Errorf("read event: id %q is no sequence", e.id)
 			}
 			v.since = seq
 			return a.printEvent(ctx, seq, e.data, o)
-		})
-		var l *lostError
-		if !heard && errors.As(err, &l) {
-			return l.Err
-		}
-		return err
-	})
-	if end := stopped(ctx, "; go on with: "+v.command()); end != nil {
-		return end
-	}
-	return err
+		},
+		rest: func() string { return v.command() },
+	}, false)
 }
 
-// row prints one line. What is long stands at its end, as a stream cannot know
-// widths.
+// row prints one line. What is long stands at its end.
 func (a *app) row(cells ...any) error {
-	line := fmt.Sprintf("%-6v  %-20s  %-10s  %-24s  %-24s  %s", cells...)
-	_, err := fmt.Fprintln(a.stdout, strings.TrimRight(line, " "))
-	return err
+	return a.printLine("%-6v  %-20s  %-10s  %-24s  %-24s  %s", cells...)
 }
 
 // A cloudEvent is what a row shows of one.

@@ -30,8 +30,9 @@ func (a *app) reload(cmd *cobra.Command, o *output) error {
 	if err := a.client().Post(ctx, "/v1/reload", struct{}{}, &done); err != nil {
 		return err
 	}
-	if len(done.Changed)+len(done.Restart) == 0 {
+	if len(done.Changed)+len(done.Restart) == 0 && o.format == "table" {
 		a.say("nothing has changed")
+		return nil
 	}
 	return o.print(ctx, a.stdout, result{items: done, table: func(row func(...string)) {
 		row("KEY", "HOLDS")

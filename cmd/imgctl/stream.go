@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	shared "github.com/imgd/imgd/internal/client"
@@ -52,6 +54,46 @@ func (c *client) stream(ctx context.Context, path string, query url.Values, f fu
 			return err
 		}
 	}
+}
+
+// A feed is a stream that is shown as it comes, for as long as wanted.
+type feed struct {
+	path  string
+	query func() url.Values // for what was not shown yet
+	head  func() error      // shown before the first event
+	event func(event) error // shows one
+	rest  func() string     // the command that shows what was not shown yet
+}
+
+// show shows each event of f once: a lost connection is made again. Where there
+// was none yet, reached says that the daemon has answered something else.
+func (a *app) show(ctx context.Context, f feed, reached bool) error {
+	c, head := a.client(), sync.OnceValue(f.head)
+	err := a.insist(ctx, func() error {
+		err := c.stream(ctx, f.path, f.query(), func(e event) error {
+			reached = true
+			if err := head(); err != nil || e.name != "" {
+				return err
+			}
+			return f.event(e)
+		})
+		var lost *lostError
+		if !reached && errors.As(err, &lost) {
+			return lost.Err
+		}
+		return err
+	})
+	if end := stopped(ctx, "; go on with: "+f.rest()); end != nil {
+		return end
+	}
+	return err
+}
+
+// printLine prints one line of a feed, whose widths nobody can know before its
+// end.
+func (a *app) printLine(format string, cells ...any) error {
+	_, err := fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf(format, cells...), " "))
+	return err
 }
 
 // cut is the error of a stream that ended before its time.

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
-	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -61,43 +58,31 @@ func (l lookout) command() string {
 func (a *app) watch(cmd *cobra.Command, l lookout, given bool, o *output) error {
 	ctx, cancel := a.within(cmd, 0)
 	defer cancel()
-	c := a.client()
 	if !given {
 		var page httpapi.RecordsAnswer
-		if err := c.Get(ctx, "/v1/records", url.Values{"limit": {"1"}}, &page); err != nil {
+		if err := a.client().Get(ctx, "/v1/records", url.Values{"limit": {"1"}}, &page); err != nil {
 			return err
 		}
 		l.since = page.Seq
 	}
-	head := sync.OnceValue(func() error {
-		if o.format != "table" {
-			return nil
-		}
-		return a.changeRow("SEQ", "CHANGE", "IMAGE", "TAG", "PLATFORM", "DIGEST")
-	})
-	heard := !given // so the daemon can be reached, and lost
-	err := a.insist(ctx, func() error {
-		query := url.Values{"since": {strconv.FormatUint(l.since, 10)}}
-		if l.image != "" {
-			query.Set("image", l.image)
-		}
-		err := c.stream(ctx, "/v1/watch", query, func(e event) error {
-			heard = true
-			if err := head(); err != nil || e.name != "" {
-				return err
+	return a.show(ctx, feed{
+		path: "/v1/watch",
+		query: func() url.Values {
+			query := url.Values{"since": {strconv.FormatUint(l.since, 10)}}
+			if l.image != "" {
+				query.Set("image", l.image)
 			}
-			return a.printChange(ctx, e, &l, o)
-		})
-		var lost *lostError
-		if !heard && errors.As(err, &lost) {
-			return lost.Err
-		}
-		return err
-	})
-	if end := stopped(ctx, "; go on with: "+l.command()); end != nil {
-		return end
-	}
-	return err
+			return query
+		},
+		head: func() error {
+			if o.format != "table" {
+				return nil
+			}
+			return a.changeRow("SEQ", "CHANGE", "IMAGE", "TAG", "PLATFORM", "DIGEST")
+		},
+		event: func(e event) error { return a.printChange(ctx, e, &l, o) },
+		rest:  func() string { return l.command() },
+	}, !given)
 }
 
 func (a *app) printChange(ctx context.Context, e event, l *lookout, o *output) error {
@@ -126,9 +111,7 @@ func (a *app) printChange(ctx context.Context, e event, l *lookout, o *output) e
 	return nil
 }
 
-// changeRow prints one line; a stream cannot know widths.
+// changeRow prints one line.
 func (a *app) changeRow(cells ...any) error {
-	line := fmt.Sprintf("%-6v  %-7v  %-24s  %-16s  %-12s  %s", cells...)
-	_, err := fmt.Fprintln(a.stdout, strings.TrimRight(line, " "))
-	return err
+	return a.printLine("%-6v  %-7v  %-24s  %-16s  %-12s  %s", cells...)
 }

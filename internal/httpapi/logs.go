@@ -56,7 +56,7 @@ func (a *API) copyLog(w http.ResponseWriter, r *http.Request, status imgd.Status
 	}
 	defer log.Close()
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	err = wholeLines(log, func(line []byte) error {
+	err = eachLine(log, func(line []byte) error {
 		_, err := w.Write(line)
 		return err
 	})
@@ -142,16 +142,16 @@ func (a *API) sendLog(ctx context.Context, request string, ended func() bool, se
 		return fmt.Errorf("read the log of request %s: %w", request, err)
 	}
 	defer log.Close()
-	err = wholeLines(log, func(line []byte) error { return send(message{data: line}) })
+	err = eachLine(log, func(line []byte) error { return send(message{data: line}) })
 	if err != nil {
 		return fmt.Errorf("read the log of request %s: %w", request, err)
 	}
 	return nil
 }
 
-// wholeLines calls f with each line, leaving out what a crash has torn: that
+// eachLine calls f with each line, leaving out what a crash has torn: that
 // stands at the end, or before the first line of the build that came after.
-func wholeLines(log io.Reader, f func(line []byte) error) error {
+func eachLine(log io.Reader, f func(line []byte) error) error {
 	lines := bufio.NewReader(log)
 	for {
 		line, err := lines.ReadBytes('\n')

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"time"
 )
@@ -37,7 +39,18 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, produce func(contex
 	messages := make(chan message)
 	done := make(chan error, 1)
 	go func() {
-		err := produce(ctx, func(m message) error {
+		var err error
+		defer func() {
+			if v := recover(); v != nil { // it would end the process, as net/http does not see it
+				a.Log.Error("a stream panicked", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+				err = errors.New("the stream panicked; imgd's log has more of it")
+			}
+			if ctx.Err() != nil {
+				err = nil // the reader is gone, or imgd stops: cut short, the stream is asked for again
+			}
+			done <- err
+		}()
+		err = produce(ctx, func(m message) error {
 			select {
 			case messages <- m:
 				return nil
@@ -45,10 +58,6 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, produce func(contex
 				return ctx.Err()
 			}
 		})
-		if ctx.Err() != nil {
-			err = nil // the reader is gone, or imgd stops: cut short, the stream is asked for again
-		}
-		done <- err
 	}()
 	out := sse{w: w, control: http.NewResponseController(w)}
 	if out.copy(messages, done, a.KeepAlive) {

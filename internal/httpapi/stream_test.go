@@ -85,6 +85,19 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// A panic is the end of its stream, and of nothing else.
+func TestStreamPanics(t *testing.T) {
+	w := newWorld(t, func(c *httpapi.Config) { c.Events = panics{} })
+	w.stream("/v1/events").want(hello, "event: error|data: …", "EOF")
+	w.stream("/v1/events").want(hello, "event: error|data: …", "EOF")
+}
+
+type panics struct{}
+
+func (panics) Events(context.Context, httpapi.EventFilter, bool, func(uint64, []byte) error) error {
+	panic("as of a bug")
+}
+
 func TestStreamsShowLife(t *testing.T) {
 	w := newWorld(t, func(c *httpapi.Config) { c.KeepAlive = time.Millisecond })
 	w.stream("/v1/events").want(hello, ":", ":", ":")
