@@ -200,8 +200,12 @@ func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
 	if err != nil || lost {
 		return err
 	}
-	return fmt.Errorf("%s:%s names %s of the same commit, %s; this build made %s, so it is not reproducible: %w",
-		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), c.rel.Root.Digest, imgd.ErrUnchanged)
+	made := fmt.Sprintf("this build made %s, so it is not reproducible", c.rel.Root.Digest)
+	if c.rel.Root.Digest == "" {
+		made = "a build that makes another image will not replace it"
+	}
+	return fmt.Errorf("%s:%s names %s of the same commit, %s; %s: %w",
+		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), made, imgd.ErrUnchanged)
 }
 
 // takeSame takes the tag with the root that it has, as fresh provenance is no
@@ -247,8 +251,12 @@ func (c claim) takeUnheld(ctx context.Context) error {
 }
 
 func (c claim) conflict(there digest.Digest, owner string) error {
-	return fmt.Errorf("%s:%s names %s, %s; this build of %.12s made %s; release it under a new version, or ask again with force and a reason: %w",
-		c.rel.Image, c.want.Name, there, owner, c.rel.Request.Commit, c.rel.Root.Digest, imgd.ErrConflict)
+	made := fmt.Sprintf("this build of %.12s made %s", c.rel.Request.Commit, c.rel.Root.Digest)
+	if c.rel.Root.Digest == "" { // a preview
+		made = fmt.Sprintf("a build of %.12s makes another image", c.rel.Request.Commit)
+	}
+	return fmt.Errorf("%s:%s names %s, %s; %s; release it under a new version, or ask again with force and a reason: %w",
+		c.rel.Image, c.want.Name, there, owner, made, imgd.ErrConflict)
 }
 
 // takeCommit is rule 4; it also replaces a lost root (invariant I4).
