@@ -321,17 +321,6 @@ func (r Release) Reasons() string {
 	return strings.Join(reasons, "; ")
 }
 
-// A Preview is what admission would say of one tag at this moment.
-type Preview struct {
-	Tag      string        `json:"tag"`
-	Kind     version.Kind  `json:"kind"`
-	Taken    bool          `json:"taken"`              // it would be
-	Reason   string        `json:"reason,omitempty"`   // why it would not
-	Conflict bool          `json:"conflict,omitempty"` // an immutable tag names something else: then no tag at all would be taken
-	Release  string        `json:"release,omitempty"`  // that has the tag now, claimed or held
-	Root     digest.Digest `json:"root,omitempty"`     // what the tag names now
-}
-
 // A Record is one line of the index: image + tag + platform -> digest, and
 // where it came from. images.json, HTTP, CLI and events carry these names.
 type Record struct {

@@ -38,9 +38,9 @@ func (c claim) preview(ctx context.Context) (imgd.Preview, error) {
 		return p, nil
 	}
 	why, err := c.reason(ctx)
-	for _, end := range []error{imgd.ErrConflict, imgd.ErrUnchanged} {
+	for ends, end := range map[imgd.State]error{imgd.Conflicted: imgd.ErrConflict, imgd.Unchanged: imgd.ErrUnchanged} {
 		if errors.Is(err, end) {
-			p.Conflict = end == imgd.ErrConflict
+			p.Ends = ends
 			why, err = strings.TrimSuffix(err.Error(), ": "+end.Error()), nil
 		}
 	}

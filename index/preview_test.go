@@ -36,7 +36,7 @@ func TestPreview(t *testing.T) {
 		"a backport":                   {unbuilt(w.candidate("refs/tags/v1.1.5", "f", "F", 10)), []string{"v1.1.5 taken", "1.1 taken, has " + a.ID, "latest not: has named v1.2.0"}},
 		"another commit":               {unbuilt(w.candidate("refs/tags/v1.2.0", "f", "F", 10)), []string{"v1.2.0 conflict: demo/hello:v1.2.0 names " + b.Root.Digest.String(), "1.2 not: has named", "latest not:"}},
 		"another commit, forced":       {forced(unbuilt(w.candidate("refs/tags/v1.2.0", "f", "F", 10))), []string{"v1.2.0 taken, has " + b.ID, "1.2 not: has named", "latest not:"}},
-		"the same commit":              {unbuilt(w.candidate("refs/tags/v1.2.0", "b", "B", 10)), []string{"v1.2.0 not: demo/hello:v1.2.0 names " + b.Root.Digest.String() + " of the same commit", "1.2 not:", "latest not:"}},
+		"the same commit":              {unbuilt(w.candidate("refs/tags/v1.2.0", "b", "B", 10)), []string{"v1.2.0 unchanged: demo/hello:v1.2.0 names " + b.Root.Digest.String() + " of the same commit", "1.2 not:", "latest not:"}},
 		"what stands":                  {w.candidate("refs/tags/v1.2.0", "b", "B", 10), []string{"v1.2.0 not: names it already, held by release " + b.ID, "1.2 not: names it already", "latest not: names it already"}},
 		"removed, the same":            {w.candidate("refs/tags/v1.1.0", "a", "A", 10), []string{"v1.1.0 taken", "1.1 not: names it already", "latest not:"}},
 		"removed, another":             {unbuilt(w.candidate("refs/tags/v1.1.0", "f", "F", 10)), []string{"v1.1.0 conflict: ", "1.1 not: ", "latest not:"}},
@@ -72,8 +72,8 @@ func preview(p imgd.Preview) string {
 		return fmt.Sprintf("%s taken, has %s", p.Tag, p.Release)
 	case p.Taken:
 		return p.Tag + " taken"
-	case p.Conflict:
-		return p.Tag + " conflict: " + p.Reason
+	case p.Ends != "":
+		return fmt.Sprintf("%s %s: %s", p.Tag, p.Ends, p.Reason)
 	}
 	return p.Tag + " not: " + p.Reason
 }

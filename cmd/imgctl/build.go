@@ -76,13 +76,22 @@ func (b *build) check() error {
 		return usage("--force needs a --reason, which the history keeps")
 	case b.output.format == "digest" && !b.wait:
 		return usage("-o digest needs --wait: there is no digest before the build has ended")
-	case strings.ContainsAny(b.project, "/?#%"):
-		return usage("%q is not a project; config names them, and an image is not one", b.project)
+	}
+	if err := checkProject(b.project); err != nil {
+		return err
 	}
 	if err := b.checkProgress(); err != nil {
 		return err
 	}
 	return b.results.check(b.wait, b.find.Getenv)
+}
+
+// checkProject refuses what cannot be a project's name.
+func checkProject(name string) error {
+	if strings.ContainsAny(name, "/?#%") {
+		return usage("%q is not a project; config names them, and an image is not one", name)
+	}
+	return nil
 }
 
 func (b *build) run(ctx context.Context) error {

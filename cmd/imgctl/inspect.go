@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -148,11 +146,7 @@ func (s sheet) inspection(i inspection) {
 	s.time("Expires", first.ExpiresAt)
 	s.put("Generation", strconv.FormatUint(first.Generation, 10))
 	s.put("Previous", first.Previous.String())
-	var labels []string
-	for _, name := range slices.Sorted(maps.Keys(first.Labels)) {
-		labels = append(labels, name+"="+first.Labels[name])
-	}
-	s.put("Labels", strings.Join(labels, "\n"))
+	s.put("Labels", pairs(first.Labels))
 	s.put("Release", i.Release)
 	s.put("Its tags", taken(i.Tags))
 	if i.Step != nil {

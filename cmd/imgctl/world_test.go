@@ -76,7 +76,8 @@ func newWorld(dir string) (*world, error) {
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
 			Now: func() time.Time { return epoch.Add(time.Hour) }},
-		Index: watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
+		Explainer: &imgd.Explainer{Pipeline: &imgd.Pipeline{Projects: projects, Git: commits{w}, Lookup: w.index}, Index: w.index, Builder: planner{}},
+		Index:     watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback
@@ -207,6 +208,20 @@ func (w *world) Expand(_ context.Context, _, short string) (ref, commit string, 
 		}
 	}
 	return "", "", fmt.Errorf("there is no branch or tag %s: %w", short, imgd.ErrNotFound)
+}
+
+// commits is git as the pipeline asks it.
+type commits struct{ *world }
+
+func (c commits) Resolve(_ context.Context, _, _, commit string) (imgd.Commit, error) {
+	return imgd.Commit{ID: commit, Time: epoch, Describe: "v1.2.2-3-gaaaaaaa"}, nil
+}
+
+type planner struct{}
+
+func (planner) Plan(_ imgd.Project, req imgd.Request) (imgd.Plan, error) {
+	return imgd.Plan{Platforms: []string{"linux/amd64", "linux/arm64"}, Dockerfile: "Dockerfile", Labels: map[string]string{"env": "prod"},
+		Args: map[string]string{"VERSION": req.Version, "LDFLAGS": "-s -w -X main.version=" + req.Version}}, nil
 }
 
 func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Descriptor, error) {

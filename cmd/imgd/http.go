@@ -19,7 +19,8 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 	return httpapi.New(httpapi.Config{
 		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline, Commander: d.pipeline,
-		Logs: d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
+		Explainer: &imgd.Explainer{Pipeline: d.pipeline, Index: d.index, Builder: d.builder},
+		Logs:      d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,

@@ -49,10 +49,9 @@ func (a *API) askBuild(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parse(r); err != nil {
 		return err
 	}
-	project, ok := a.Projects.Get(r.PathValue("project"))
-	if !ok {
-		return problem(http.StatusNotFound, CodeNotFound,
-			fmt.Sprintf("project %q is not configured; there are %q", r.PathValue("project"), a.projectNames()))
+	project, err := a.project(r)
+	if err != nil {
+		return err
 	}
 	var body Build
 	if err := read(w, r, &body, false); err != nil {
@@ -66,6 +65,16 @@ func (a *API) askBuild(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Location", "/v1/requests/"+asked.Request)
 	return answer(w, http.StatusAccepted, asked)
+}
+
+// project is the one that the path names.
+func (a *API) project(r *http.Request) (imgd.Project, error) {
+	project, ok := a.Projects.Get(r.PathValue("project"))
+	if !ok {
+		return project, problem(http.StatusNotFound, CodeNotFound,
+			fmt.Sprintf("project %q is not configured; there are %q", r.PathValue("project"), a.projectNames()))
+	}
+	return project, nil
 }
 
 func (a *API) projectNames() []string {
