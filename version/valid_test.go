@@ -68,7 +68,7 @@ func TestValid(t *testing.T) {
 func TestErrorsStayShort(t *testing.T) {
 	long := strings.Repeat("$", 1<<20)
 	_, ofErr := version.Of(info("refs/tags/"+long, ""))
-	_, tagsErr := version.Tags(info("refs/tags/"+long, ""))
+	_, tagsErr := defaults(info("refs/tags/"+long, ""))
 	for _, err := range []error{
 		version.ValidValue(long), version.ValidVersion(long), version.ValidTag(long), version.ValidCommit(long),
 		version.CheckTemplate(long), ofErr, tagsErr,

@@ -30,9 +30,19 @@ type Info struct {
 	// Describe is the answer of `git describe --tags --match …` over version tags (v1.2.3 or v1.2.3-4-gabcdef0), or empty
 	// where no version tag is reachable.
 	Describe string
+	// Prefix of the project's version tags, in a repository of several: svc-a/ of svc-a/v1.2.3. It is no part of the version.
+	Prefix string
+	// DefaultBranch is the repository's, short; empty where it is not known.
+	DefaultBranch string
+	// BaseRef is the branch that a pull request is to be merged into, short or full; empty where it is not known.
+	BaseRef string
+	// Event is what asked: push, pull_request, schedule or manual.
+	Event string
+	// AskedAt is when.
+	AskedAt time.Time
 }
 
-// Of returns the version of a build. For refs/tags/X it is X; for any other ref it is Describe; where that is empty it is
+// Of returns the version of a build. For refs/tags/X it is X; for any other ref it is Describe; both without Prefix; where that is empty it is
 // the pseudo-version v0.0.0-yyyymmddhhmmss-<12 hex> of the commit and its time in UTC, Go's form for a module without a
 // tag (https://go.dev/ref/mod#pseudo-versions). Commit and CommitTime are read for a pseudo-version only.
 // Whatever is returned without an error passes ValidVersion.
@@ -49,10 +59,10 @@ func Of(i Info) (string, error) {
 
 func unchecked(i Info) (string, error) {
 	if name, ok := strings.CutPrefix(i.Ref, tagRefs); ok {
-		return name, nil
+		return strings.TrimPrefix(name, i.Prefix), nil
 	}
 	if i.Describe != "" {
-		return i.Describe, nil
+		return strings.TrimPrefix(i.Describe, i.Prefix), nil
 	}
 	return pseudo(i.Commit, i.CommitTime)
 }
