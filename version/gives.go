@@ -62,7 +62,7 @@ func (n *naming) give(r rule) answer {
 		if n.Describe == "" {
 			return nothing("no version tag is reachable from the commit")
 		}
-		return answer{value: strings.TrimPrefix(n.Describe, n.Prefix), kind: KindOther}
+		return answer{value: n.Describe, kind: KindOther}
 	case "raw":
 		return answer{value: n.fill(r.value), kind: KindOther}
 	case "sha":

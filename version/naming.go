@@ -27,6 +27,17 @@ func (r *Rules) Apply(i Info) (Named, error) {
 	return named, nil
 }
 
+// Reasons says in one line why the rules that gave no tag gave none.
+func (n Named) Reasons() string {
+	var reasons []string
+	for _, step := range n.Steps {
+		if step.Tag == "" {
+			reasons = append(reasons, step.Rule+": "+step.Note)
+		}
+	}
+	return strings.Join(reasons, "; ")
+}
+
 // A naming is one Apply under way.
 type naming struct {
 	Info

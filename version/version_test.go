@@ -96,10 +96,9 @@ func TestOf(t *testing.T) {
 		"pseudo, UTC":        {info("refs/heads/main", ""), "v0.0.0-20261121100000-0123456789ab"},
 		"pseudo, sha256": {version.Info{Ref: "refs/pull/1/head", Commit: sha256, CommitTime: time.Unix(0, 0)},
 			"v0.0.0-19700101000000-0123456789ab"},
-		"prefix of a tag":        {prefixed("refs/tags/svc-a/v1.2.0", ""), "v1.2.0"},
-		"prefix of describe":     {prefixed("refs/heads/main", "svc-a/v1.2.0-3-gabcdef0"), "v1.2.0-3-gabcdef0"},
-		"tag without the prefix": {prefixed("refs/tags/svc-b/v1.2.0", ""), "svc-b/v1.2.0"},
-		"tag needs no commit":    {version.Info{Ref: "refs/tags/v1.0.0"}, "v1.0.0"},
+		"prefix of a tag":     {prefixed("refs/tags/svc-a/v1.2.0", ""), "v1.2.0"},
+		"prefix of describe":  {prefixed("refs/heads/main", "v1.2.0-3-gabcdef0"), "v1.2.0-3-gabcdef0"},
+		"tag needs no commit": {version.Info{Ref: "refs/tags/v1.0.0"}, "v1.0.0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got, err := version.Of(tt.info); err != nil || got != tt.want {
@@ -111,6 +110,7 @@ func TestOf(t *testing.T) {
 
 func TestOfRefuses(t *testing.T) {
 	for name, i := range map[string]version.Info{
+		"other prefix":     prefixed("refs/tags/svc-b/v1.2.0", ""),
 		"no name":          info("refs/tags/", ""),
 		"space in the tag": info("refs/tags/v1 -X main.admin=evil", ""),
 		"quote":            info("refs/tags/v1'", ""),

@@ -373,7 +373,7 @@ func (w *world) release(ref, c, root string) imgd.Release {
 	req.ID = req.Hash()
 	info := version.Info{Ref: ref, Commit: req.Commit, CommitTime: epoch}
 	req.Version, _ = version.Of(info)
-	tags, err := version.Tags(info)
+	named, err := (*version.Rules)(nil).Apply(info)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -386,7 +386,7 @@ func (w *world) release(ref, c, root string) imgd.Release {
 	if len(rel.Platforms) > 1 {
 		rel.Root = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString(root), Size: 900}
 	}
-	for _, t := range tags {
+	for _, t := range named.Tags {
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	w.mu.Lock()
