@@ -80,7 +80,7 @@ func TestAhead(t *testing.T) {
 	m := newMeeting(t)
 	req := m.named(tagRef, 1)
 	rel, err := m.handle(t.Context(), &req)
-	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 3 {
+	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 4 {
 		t.Fatalf("got %+v, %v", rel, err)
 	}
 	for _, r := range []imgd.Request{req, rel.Request} {

@@ -126,6 +126,9 @@ func (w *world) candidate(ref, c, root string, at int) imgd.Release {
 		Root: ocispec.Descriptor{Digest: digest.FromString(root), MediaType: ocispec.MediaTypeImageManifest, Size: 479}, Platforms: platforms(root)}
 	w.roots[rel.Root.Digest] = []string{root}
 	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	return rel

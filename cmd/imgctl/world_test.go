@@ -333,6 +333,9 @@ func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.
 			Platform: &ocispec.Platform{OS: "linux", Architecture: arch}})
 	}
 	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	return w.index.Admit(ctx, rel, "")

@@ -387,6 +387,9 @@ func (w *world) release(ref, c, root string) imgd.Release {
 		rel.Root = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString(root), Size: 900}
 	}
 	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	w.mu.Lock()
