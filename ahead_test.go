@@ -290,9 +290,9 @@ func (r reloadedFirst) Confirm(ctx context.Context, project, ref, id string) err
 	return r.world.Confirm(ctx, project, ref, id)
 }
 
-// rule has p's project name its images by the rule.
+// rule has p's project name its images by the rule, and by the commit.
 func rule(p *imgd.Pipeline, line string) {
 	project, _ := p.Projects.Get("hello")
-	project.Tags = []string{line}
+	project.Tags = []string{line, "type=sha"}
 	p.Projects.Set(map[string]imgd.Project{"hello": project})
 }
