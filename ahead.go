@@ -33,13 +33,16 @@ func (p *Pipeline) guess(ctx context.Context, req Request) (Request, bool) {
 	if !ok {
 		return req, false
 	}
-	return req, req.complete(commit) == nil
+	return req, req.complete(project, commit) == nil
 }
 
-// describes reports whether a template of the project may use git describe's
-// answer.
+// describes reports whether a template or a rule of the project may use git
+// describe's answer.
 func (p Project) describes() bool {
 	mentions := strings.Contains(p.LDFlags, "Describe")
+	for _, rule := range p.Tags {
+		mentions = mentions || strings.Contains(rule, "describe")
+	}
 	for _, template := range p.BuildArgs {
 		mentions = mentions || strings.Contains(template, "Describe")
 	}

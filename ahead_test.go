@@ -80,7 +80,7 @@ func TestAhead(t *testing.T) {
 	m := newMeeting(t)
 	req := m.named(tagRef, 1)
 	rel, err := m.handle(t.Context(), &req)
-	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 3 {
+	if err != nil || rel.State != imgd.ReleasePublished || len(rel.Taken()) != 4 {
 		t.Fatalf("got %+v, %v", rel, err)
 	}
 	for _, r := range []imgd.Request{req, rel.Request} {
@@ -219,6 +219,7 @@ func TestNotAhead(t *testing.T) {
 		"no commit":           func(_ *world, _ *imgd.Pipeline, req *imgd.Request) { *req = request(tagRef, 1) },
 		"not at hand":         func(w *world, p *imgd.Pipeline, _ *imgd.Request) { p.Peeker = empty{w} },
 		"describe in ldflags": func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "-X main.v={{.Describe}}", "") },
+		"describe in a rule":  func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { rule(p, "type=describe,prefix=x-") },
 		"describe in an arg":  func(_ *world, p *imgd.Pipeline, _ *imgd.Request) { template(p, "", "{{.Describe}}") },
 		"a release is there": func(w *world, p *imgd.Pipeline, req *imgd.Request) {
 			if _, err := w.deliver(*req); err != nil {
@@ -287,4 +288,11 @@ type reloadedFirst struct {
 func (r reloadedFirst) Confirm(ctx context.Context, project, ref, id string) error {
 	template(r.p, "-X main.v={{.Describe}}", "")
 	return r.world.Confirm(ctx, project, ref, id)
+}
+
+// rule has p's project name its images by the rule, and by the commit.
+func rule(p *imgd.Pipeline, line string) {
+	project, _ := p.Projects.Get("hello")
+	project.Tags = []string{line, "type=sha"}
+	p.Projects.Set(map[string]imgd.Project{"hello": project})
 }

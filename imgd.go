@@ -30,14 +30,26 @@ type Project struct {
 	Image        string            // name in the index, without registry
 	Repositories []string          // registry/name, without tag; all of them must hold the same
 	Refs         []string          // patterns of the full refs that may be built; * matches any run of characters
+	TagPrefix    string            // of the git tags that are its own, as svc-a/: their version is what follows; "" for all tags
 	Dockerfile   string            // path inside Context
 	Context      string            // directory inside the repository, "." for its root
 	Target       string            // stage to build, "" for the last
 	Platforms    []string          // os/arch[/variant]
 	BuildArgs    map[string]string // values are templates, see version.Expand
 	LDFlags      string            // template of the build arg LDFLAGS
-	Labels       map[string]string // go into the records and the image
+	Labels       map[string]string // go into the records and the image; the values have expressions, see version.Config
 	Timeout      time.Duration     // of one build
+
+	// How its images are named: see version.Config, which has the same fields.
+	Tags, Flavor      []string
+	Immutable, Moving []string
+	Annotations       map[string]string
+}
+
+// Rules are how the project's images are named. The error is version.Complaints.
+func (p Project) Rules() (*version.Rules, error) {
+	return version.Parse(version.Config{Tags: p.Tags, Flavor: p.Flavor, Labels: p.Labels, Annotations: p.Annotations,
+		Immutable: p.Immutable, Moving: p.Moving})
 }
 
 // Allows reports whether the full ref matches one of the project's patterns.
@@ -83,14 +95,21 @@ type Request struct {
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
-	AskedAt   time.Time         `json:"askedAt"` // UTC, whole milliseconds
+	Event     string            `json:"event,omitempty"` // schedule, else "": what asked, see version.Info
+	AskedAt   time.Time         `json:"askedAt"`         // UTC, whole milliseconds
 
 	// What Resolve adds. A redelivery may resolve differently.
 	CommitTime time.Time     `json:"commitTime,omitzero"`
 	Describe   string        `json:"describe,omitempty"` // git describe, "" where no version tag is reachable or nothing asked
 	Version    string        `json:"version,omitempty"`
-	Tags       []version.Tag `json:"-"` // wanted; what became of each stands in the release
+	Named      version.Named `json:"-"` // what its image is to be called; what became of each tag stands in the release
+
+	DefaultBranch string `json:"-"` // Commit's
+	Prefix        string `json:"-"` // Project.TagPrefix
 }
+
+// EventSchedule is the Event of a request that a clock asked for.
+const EventSchedule = "schedule"
 
 // Hash is the request's ID: the first 32 hex digits of the sha256 of the JSON
 // array [project, ref, commit, platforms, args, target, nonce], lists and keys
@@ -115,14 +134,21 @@ func (r Request) Hash() string {
 
 // Info is what package version needs to name the resolved commit.
 func (r Request) Info() version.Info {
-	return version.Info{Ref: r.Ref, Commit: r.Commit, CommitTime: r.CommitTime, Describe: r.Describe}
+	event := cmp.Or(r.Event, "push")
+	if r.Event == "" && version.PullRequest(r.Ref) != "" {
+		event = "pull_request"
+	}
+	return version.Info{Ref: r.Ref, Commit: r.Commit, CommitTime: r.CommitTime, Describe: r.Describe,
+		Prefix: r.Prefix, DefaultBranch: r.DefaultBranch, Event: event, AskedAt: r.AskedAt}
 }
 
 // A Commit is what git knows of one commit as named by one ref.
 type Commit struct {
 	ID       string    // 40 hex, peeled
 	Time     time.Time // committer date, UTC
-	Describe string    // git describe over version tags, "" where there is none
+	Describe string    // git describe over the project's version tags, without their prefix, "" where there is none
+
+	DefaultBranch string // short name of the branch that the server's HEAD names, "" if it names none
 }
 
 // State is where a request stands. The first four pass, the others are ends.
@@ -173,19 +199,20 @@ type Status struct {
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
+	Event     string            `json:"event,omitempty"`
 }
 
 // StatusOf is where req stands, without tries, error and release.
 func StatusOf(req Request, state State) Status {
 	return Status{Request: req.ID, Project: req.Project, Ref: req.Ref, Commit: req.Commit, State: state, AskedAt: req.AskedAt,
 		By: req.By, Reason: req.Reason, Force: req.Force, Rebuild: req.Rebuild, Nonce: req.Nonce,
-		Args: req.Args, Target: req.Target, Platforms: req.Platforms}
+		Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event}
 }
 
 // Again is the same request, to be asked anew: its ID and its nonce stay.
 func (s Status) Again() Request {
 	return Request{ID: s.Request, Project: s.Project, Ref: s.Ref, Commit: s.Commit, By: s.By, Reason: s.Reason, Force: s.Force,
-		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms}
+		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms, Event: s.Event}
 }
 
 // EndedFor reports whether the request has ended, for who asked at askedAt.
@@ -263,6 +290,7 @@ type Release struct {
 	Command      CommandName          `json:"command,omitempty"`  // of an operator, that made it of what is there; "" of builds and what was pushed
 	Removes      string               `json:"removes,omitempty"`  // of an untag: the release that held the tag
 	ExpiresAt    time.Time            `json:"expiresAt,omitzero"` // of its records
+	Steps        []version.Step       `json:"steps,omitempty"`    // of a build: what each rule gave, or why nothing
 
 	AdmittedAt  time.Time `json:"admittedAt,omitzero"`
 	PublishedAt time.Time `json:"publishedAt,omitzero"`

@@ -255,7 +255,7 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 		return err // nobody's tags any more
 	}
 	report(Publishing)
-	for _, t := range req.Tags {
+	for _, t := range req.Named.Tags {
 		if settleErr := p.settleBack(ctx, project.Image, t.Name); settleErr != nil {
 			return settleErr
 		}
@@ -295,18 +295,27 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", req.Ref, err)
 	}
-	return req.complete(commit)
+	return req.complete(project, commit)
 }
 
-// complete names req by what git said.
-func (r *Request) complete(commit Commit) (err error) {
+// complete names req, of the project, by what git said. ErrUnchanged if the
+// project's rules give it no tag.
+func (r *Request) complete(p Project, commit Commit) (err error) {
 	r.Commit, r.CommitTime, r.Describe = commit.ID, commit.Time, commit.Describe
+	r.Prefix, r.DefaultBranch = p.TagPrefix, commit.DefaultBranch
 	r.ID = r.Hash()
 	if r.Version, err = version.Of(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
-	if r.Tags, err = version.Tags(r.Info()); err != nil {
+	rules, err := p.Rules()
+	if err != nil {
+		return fmt.Errorf("read how project %s names images: %w: %w", p.Name, err, ErrInvalid)
+	}
+	if r.Named, err = rules.Apply(r.Info()); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	}
+	if len(r.Named.Tags) == 0 {
+		return fmt.Errorf("no rule of project %s gives %s a tag: %s: %w", p.Name, r.Ref, r.Named.Reasons(), ErrUnchanged)
 	}
 	return nil
 }
@@ -328,7 +337,11 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 	if err != nil {
 		return Release{}, err
 	}
-	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(), Labels: project.Labels}
+	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Source: project.Source(),
+		Labels: req.Named.Labels, Steps: req.Named.Steps}
+	if req.Named.TTL > 0 {
+		rel.ExpiresAt = req.AskedAt.Add(req.Named.TTL)
+	}
 	rel.Request.Force = req.Force && !p.forceUsed(req.ID)
 	if known.ID != "" && known.Why != RootLost {
 		again, err := p.reuse(ctx, rel, known)
@@ -346,7 +359,7 @@ func (p *Pipeline) candidate(ctx context.Context, req Request, known Release, re
 	if err != nil {
 		return rel, err
 	}
-	rel.Tags = wanted(req.Tags)
+	rel.Tags = wanted(req.Named.Tags)
 	return rel, p.capture(ctx, root.Digest, &rel)
 }
 
@@ -374,7 +387,7 @@ func (p *Pipeline) reuse(ctx context.Context, rel, known Release) (Release, erro
 	if err := p.capture(ctx, known.Root.Digest, &rel); err != nil {
 		return rel, err
 	}
-	tags := p.unnamed(rel.Image, rel.Request.Tags, known.Root.Digest)
+	tags := p.unnamed(rel.Image, rel.Request.Named.Tags, known.Root.Digest)
 	if len(tags) == 0 {
 		return rel, fmt.Errorf("every tag names %s already: %w", known.Root.Digest, ErrUnchanged)
 	}

@@ -49,8 +49,8 @@ func faults(t *testing.T, ahead bool) {
 					if n := len(w.index.Published(0)); n != 1 {
 						t.Errorf("%d releases, want 1", n)
 					}
-					if got := len(rel.Taken()); got != 3 {
-						t.Errorf("%d tags taken, want 3: %s", got, rel.Reasons())
+					if got := len(rel.Taken()); got != 4 {
+						t.Errorf("%d tags taken, want 4: %s", got, rel.Reasons())
 					}
 				})
 			}

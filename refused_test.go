@@ -37,7 +37,7 @@ func TestFaultsAfterRefusal(t *testing.T) {
 		refuses []string // tags of demoRepo, which comes after copyRepo
 		end     func(w *world, newer imgd.Release)
 	}{
-		{"moving", []string{"tag", "untag", "forgo", "publish"}, []string{"latest", "1.2"}, func(w *world, newer imgd.Release) {
+		{"moving", []string{"tag", "untag", "forgo", "publish"}, []string{"latest", "1.2", "1"}, func(w *world, newer imgd.Release) {
 			rel, err := w.deliver(request(newRef, 2))
 			if err != nil || rel.ID != newer.ID || len(rel.Taken()) != 1 || !strings.Contains(rel.Reasons(), "latest is immutable") {
 				w.t.Errorf("got %s with %v (%s), %v; want it published with its version alone", rel.ID, rel.Taken(), rel.Reasons(), err)
@@ -139,7 +139,7 @@ func TestRefusedGoesBack(t *testing.T) {
 			}
 			w.refuses[at(refusing, "latest")] = -1
 			newer, err := w.deliver(request(newRef, 2))
-			if err != nil || len(newer.Taken()) != 2 {
+			if err != nil || len(newer.Taken()) != 3 {
 				t.Fatalf("got %v, %v; want all but latest", newer.Taken(), err)
 			}
 			w.shows("latest", older.Root.Digest)
@@ -223,7 +223,7 @@ func TestRefusedAskedLater(t *testing.T) {
 	}
 	w.refuses["v1.2.3"] = 0
 	third, err := w.deliver(request(tagRef, 3))
-	if err != nil || third.ID != first.Request.ID+"-3" || third.Root.Digest != first.Root.Digest || len(third.Taken()) != 3 {
+	if err != nil || third.ID != first.Request.ID+"-3" || third.Root.Digest != first.Root.Digest || len(third.Taken()) != 4 {
 		t.Errorf("got %s with %v, %v; want the third release of the same root", third.ID, third.Taken(), err)
 	}
 	if w.made != 1 {
@@ -298,7 +298,7 @@ func TestRefusedToTheWinner(t *testing.T) {
 	req := request(tagRef, 1)
 	req.Commit = commit("a")
 	req.ID = req.Hash()
-	if rel, err := p.Handle(t.Context(), &req, func(imgd.State) {}); err != nil || len(rel.Taken()) != 2 {
+	if rel, err := p.Handle(t.Context(), &req, func(imgd.State) {}); err != nil || len(rel.Taken()) != 3 {
 		t.Errorf("got %s with %v, %v; want it published with the rest", rel.State, rel.Taken(), err)
 	}
 }
@@ -378,7 +378,7 @@ func TestRefusedIsThereAlready(t *testing.T) {
 	for _, tag := range rel.Taken() {
 		w.tags[tag.Name], w.refuses[tag.Name] = rel.Root.Digest, -1
 	}
-	if got, err := w.deliver(request(tagRef, 1)); err != nil || len(got.Taken()) != 3 {
+	if got, err := w.deliver(request(tagRef, 1)); err != nil || len(got.Taken()) != 4 {
 		t.Errorf("got %v, %v; want every tag", got.Taken(), err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,15 +33,17 @@ func TestBuild(t *testing.T) {
 	t.Parallel()
 	b := newBuilder(t)
 	r := newRepo(t, map[string]string{"svc/hello/Dockerfile": "# syntax=registry.invalid/no/frontend:1\n" + shell +
-		"ARG VERSION COMMIT DATE LDFLAGS SOURCE_DATE_EPOCH CHANNEL EXTRA\n" +
-		`RUN echo "$VERSION|$COMMIT|$DATE|$LDFLAGS|$SOURCE_DATE_EPOCH|$CHANNEL|$EXTRA" > /args` + "\n" +
+		"ARG VERSION COMMIT DATE LDFLAGS SOURCE_DATE_EPOCH CHANNEL EXTRA DOCKER_META_VERSION DOCKER_META_IMAGES\n" +
+		`RUN echo "$VERSION|$COMMIT|$DATE|$LDFLAGS|$SOURCE_DATE_EPOCH|$CHANNEL|$EXTRA|$DOCKER_META_VERSION|$DOCKER_META_IMAGES" > /args` + "\n" +
 		"FROM scratch AS final\nCOPY --from=build /args /args\nCOPY hello.txt /hello.txt\nFROM scratch AS other\nCOPY hello.txt /other.txt\n",
 		"svc/hello/hello.txt": "hello", "svc/hello/busybox": "busybox", "hello.txt": "of the root"})
 	p, req := r.ask()
 	p.Context, p.Target = "svc/hello", "final"
 	p.Repositories = append(p.Repositories, registryOf()+"/demo/copy")
 	p.BuildArgs = map[string]string{"CHANNEL": "branch {{.Branch}} it's"}
-	p.Labels = map[string]string{"env": "prod", ocispec.AnnotationRevision: "a lie"}
+	req.Named.Labels = map[string]string{"env": "prod", ocispec.AnnotationRevision: "a lie", ocispec.AnnotationTitle: "Hello"}
+	req.Named.Annotations = map[string]string{"org.example.team": "red=blue", ocispec.AnnotationSource: "a lie"}
+	req.Named.Version = "1.2.0-main"
 	req.Args = map[string]string{"EXTRA": "1.x_y+z"}
 
 	root, err := b.Build(t.Context(), p, req)
@@ -56,11 +59,18 @@ func TestBuild(t *testing.T) {
 		t.Errorf("tags %q, want none", tags)
 	}
 	const date = "2026-11-21T10:00:00Z"
-	if want := "v1.2.0|" + req.Commit + "|" + date + "|-s -w -X main.version=v1.2.0|1795255200|branch main it's|1.x_y+z\n"; files["args"] != want {
+	if want := "v1.2.0|" + req.Commit + "|" + date + "|-s -w -X main.version=v1.2.0|1795255200|branch main it's|1.x_y+z|1.2.0-main|" + strings.Join(p.Repositories, ",") + "\n"; files["args"] != want {
 		t.Errorf("args %q, want %q", files["args"], want)
 	}
-	labels := map[string]string{"env": "prod", ocispec.AnnotationSource: strings.TrimSuffix(r.url, ".git"),
-		ocispec.AnnotationRevision: req.Commit, ocispec.AnnotationVersion: "v1.2.0", ocispec.AnnotationCreated: date}
+	source := strings.TrimSuffix(r.url, ".git")
+	labels := map[string]string{"env": "prod", ocispec.AnnotationSource: source, ocispec.AnnotationURL: source, ocispec.AnnotationTitle: "Hello",
+		ocispec.AnnotationRevision: req.Commit, ocispec.AnnotationVersion: "1.2.0-main", ocispec.AnnotationCreated: date}
+	annotations := maps.Clone(labels)
+	delete(annotations, "env")
+	annotations["org.example.team"], annotations[ocispec.AnnotationTitle] = "red=blue", path.Base(source)
+	if got := annotationsOf(t, "demo/hello", root.Digest); !maps.Equal(got, annotations) {
+		t.Errorf("annotations %v, want %v", got, annotations)
+	}
 	if !maps.Equal(config.Config.Labels, labels) {
 		t.Errorf("labels %v, want %v", config.Config.Labels, labels)
 	}

@@ -48,6 +48,9 @@ func (b *Builder) solveOpt(p imgd.Project, req imgd.Request) (client.SolveOpt, [
 	if err != nil {
 		return client.SolveOpt{}, nil, err
 	}
+	if err := annotate(exports, p, req); err != nil {
+		return client.SolveOpt{}, nil, err
+	}
 	opt := client.SolveOpt{
 		Ref:                  "imgd-" + identity.NewID(), // never used twice: a known one replays an old log
 		Frontend:             frontend,
@@ -97,7 +100,7 @@ func attrsOf(p imgd.Project, req imgd.Request) (map[string]string, error) {
 	for name, value := range args {
 		attrs["build-arg:"+name] = value
 	}
-	for name, value := range labels(p, values) {
+	for name, value := range describe(p, req, values, req.Named.Labels) {
 		attrs["label:"+name] = value
 	}
 	return attrs, nil
@@ -156,20 +159,32 @@ func buildArgs(p imgd.Project, req imgd.Request, values version.Values) (map[str
 	maps.Copy(args, map[string]string{
 		"VERSION": values.Version, "COMMIT": values.Commit, "DATE": values.Date, "LDFLAGS": ldflags,
 		"SOURCE_DATE_EPOCH": strconv.FormatInt(req.CommitTime.Unix(), 10),
+		// What docker/metadata-action's bake file gives.
+		"DOCKER_META_VERSION": mainTag(req, values), "DOCKER_META_IMAGES": strings.Join(p.Repositories, ","),
 	})
 	return args, nil
 }
 
-// labels are the project's and, before them, what imgd knows to be true.
-func labels(p imgd.Project, values version.Values) map[string]string {
-	all := maps.Clone(p.Labels)
-	if all == nil {
-		all = map[string]string{}
+// mainTag is what the rules call the version, or imgd where there are no rules.
+func mainTag(req imgd.Request, values version.Values) string {
+	return cmp.Or(req.Named.Version, values.Version)
+}
+
+// describe is what imgd knows of the image, as docker/metadata-action words it,
+// and what the project says. The project's own count, but of where the image
+// comes from, which others rely on.
+func describe(p imgd.Project, req imgd.Request, values version.Values, own map[string]string) map[string]string {
+	source := p.Source()
+	all := map[string]string{
+		ocispec.AnnotationTitle:   path.Base(source),
+		ocispec.AnnotationVersion: mainTag(req, values),
+		ocispec.AnnotationCreated: values.Date,
 	}
-	all[ocispec.AnnotationSource] = p.Source()
-	all[ocispec.AnnotationRevision] = values.Commit
-	all[ocispec.AnnotationVersion] = values.Version
-	all[ocispec.AnnotationCreated] = values.Date
+	if strings.HasPrefix(source, "https://") || strings.HasPrefix(source, "http://") {
+		all[ocispec.AnnotationURL] = source
+	}
+	maps.Copy(all, own)
+	all[ocispec.AnnotationSource], all[ocispec.AnnotationRevision] = source, values.Commit
 	return all
 }
 
@@ -230,6 +245,23 @@ func export(names []string) client.ExportEntry {
 	return client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{
 		"name": strings.Join(names, ","), "push": "true", "push-by-digest": "true", "oci-mediatypes": "true",
 	}}
+}
+
+// annotate has the exports annotate the manifests, if the project asks for that.
+func annotate(exports []client.ExportEntry, p imgd.Project, req imgd.Request) error {
+	if len(req.Named.Annotations) == 0 {
+		return nil
+	}
+	values, err := version.ValuesOf(req.Info())
+	if err != nil {
+		return fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
+	}
+	for name, value := range describe(p, req, values, req.Named.Annotations) {
+		for _, export := range exports {
+			export.Attrs[exptypes.AnnotationManifestKey(nil, name)] = value
+		}
+	}
+	return nil
 }
 
 // pushed reads the root from what the exporter answered.

@@ -224,6 +224,16 @@ func tagsOf(t *testing.T, repository string) []string {
 	return list.Tags
 }
 
+// annotationsOf are those of a manifest.
+func annotationsOf(t *testing.T, repository string, root digest.Digest) map[string]string {
+	t.Helper()
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(fetch(t, "manifests", repository, root), &manifest); err != nil {
+		t.Fatal(err)
+	}
+	return manifest.Annotations
+}
+
 // image is the config and the files of an image in the registry.
 func image(t *testing.T, repository string, root digest.Digest) (config ocispec.Image, files map[string]string, times map[string]time.Time) {
 	t.Helper()

@@ -42,6 +42,8 @@ func readable() []decodeTest {
 			imgd.Request{Project: "hello", Ref: "refs/heads/main", AskedAt: asked.Truncate(time.Second)}, ""},
 		{"force", subject, `{"schema":1,"ref":"refs/heads/main","force":true,"reason":"r"}`,
 			imgd.Request{Project: "hello", Ref: "refs/heads/main", Force: true, Reason: "r", Nonce: "id", AskedAt: asked}, ""},
+		{"by a clock", subject, `{"schema":1,"ref":"refs/heads/main","event":"schedule"}`,
+			imgd.Request{Project: "hello", Ref: "refs/heads/main", Event: "schedule", AskedAt: asked}, ""},
 		{"rebuild", subject, `{"schema":1,"ref":"refs/heads/main","rebuild":true}`,
 			imgd.Request{Project: "hello", Ref: "refs/heads/main", Rebuild: true, Nonce: "id", AskedAt: asked}, ""},
 	}
@@ -52,6 +54,7 @@ func unreadable() []decodeTest {
 		{"asked later", subject, `{"schema":1,"ref":"refs/heads/main","askedAt":"2026-11-21T09:00:00.124Z"}`, imgd.Request{}, "later than"},
 		{"asked at no time", subject, `{"schema":1,"ref":"refs/heads/main","askedAt":"yesterday"}`, imgd.Request{}, "askedAt"},
 		{"force without reason", subject, `{"schema":1,"ref":"refs/heads/main","force":true,"reason":" "}`, imgd.Request{}, "reason"},
+		{"unknown event", subject, `{"schema":1,"ref":"refs/heads/main","event":"push"}`, imgd.Request{}, "schedule"},
 		{"no schema", subject, `{"ref":"refs/heads/main"}`, imgd.Request{}, "schema 0"},
 		{"newer schema", subject, `{"schema":2,"ref":"refs/heads/main"}`, imgd.Request{}, "schema 2"},
 		{"unknown field", subject, `{"schema":1,"ref":"refs/heads/main","nonce":"x"}`, imgd.Request{}, "nonce"},

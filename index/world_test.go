@@ -118,14 +118,17 @@ func (w *world) candidate(ref, c, root string, at int) imgd.Release {
 	req.ID = req.Hash()
 	info := version.Info{Ref: ref, Commit: req.Commit, CommitTime: epoch}
 	req.Version, _ = version.Of(info)
-	tags, err := version.Tags(info)
+	named, err := (*version.Rules)(nil).Apply(info)
 	if err != nil {
 		panic(err)
 	}
 	rel := imgd.Release{Image: image, Repositories: []string{repo}, Request: req, Source: "https://git.test/hello",
 		Root: ocispec.Descriptor{Digest: digest.FromString(root), MediaType: ocispec.MediaTypeImageManifest, Size: 479}, Platforms: platforms(root)}
 	w.roots[rel.Root.Digest] = []string{root}
-	for _, t := range tags {
+	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	return rel

@@ -34,7 +34,7 @@ const (
 	leaseTime = 2 * time.Second
 
 	gitTag   = "v1.2.3"
-	wholeSet = "1.2 latest v1.2.3"
+	wholeSet = "1 1.2 latest v1.2.3"
 )
 
 // sharedBuildkitd outlives every imgd here, so that builds are quick.

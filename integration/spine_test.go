@@ -185,8 +185,8 @@ func TestRelease(t *testing.T) {
 			t.Errorf("record %+v", r)
 		}
 	}
-	if got := strings.Join(tags, " "); got != "v1.2.3 1.2 latest" {
-		t.Errorf("tags %s, want v1.2.3 1.2 latest", got)
+	if got := strings.Join(tags, " "); got != "v1.2.3 1.2 1 latest" {
+		t.Errorf("tags %s, want v1.2.3 1.2 1 latest", got)
 	}
 	digest := records[0].Digest
 	log, err := os.ReadFile(filepath.Join(s.daemon.Data(), "builds", requestOf(records[0])+".jsonl"))

@@ -8,7 +8,8 @@ import (
 
 func TestKindOf(t *testing.T) {
 	for tag, want := range map[string]version.Kind{
-		"v1.2.3": version.KindVersion, "1.2.3-rc.1": version.KindVersion, "latest": version.KindSeries, "1.2": version.KindSeries, "10.0": version.KindSeries,
+		"v1.2.3": version.KindVersion, "1.2.3-rc.1": version.KindVersion, "latest": version.KindSeries, "1.2": version.KindSeries, "10.0": version.KindSeries, "1": version.KindSeries, "0": version.KindSeries,
+		"20200110": version.KindOther, "01": version.KindOther,
 		"v1.2": version.KindOther, "01.2": version.KindOther, "1.2.": version.KindOther, "stable": version.KindOther, "0123456789ab": version.KindOther,
 	} {
 		if got := version.KindOf(tag); got != want {
@@ -16,11 +17,11 @@ func TestKindOf(t *testing.T) {
 		}
 	}
 	// What a build of a version takes has the kind that the build gives it.
-	tags, err := version.Tags(version.Info{Ref: "refs/tags/v1.2.3"})
+	named, err := (*version.Rules)(nil).Apply(version.Info{Ref: "refs/tags/v1.2.3"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tag := range tags {
+	for _, tag := range named.Tags {
 		if got := version.KindOf(tag.Name); got != tag.Kind {
 			t.Errorf("%s: got %s, a build gives it %s", tag.Name, got, tag.Kind)
 		}

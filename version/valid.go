@@ -94,12 +94,12 @@ func validDate(s string) error {
 }
 
 // Reserved reports whether a build arg of this name may not be set by requests and config. Those are the ones imgd sets
-// itself (VERSION COMMIT DATE LDFLAGS SOURCE_DATE_EPOCH), the ones that steer BuildKit instead of the Dockerfile
+// itself (VERSION COMMIT DATE LDFLAGS SOURCE_DATE_EPOCH DOCKER_META_VERSION DOCKER_META_IMAGES), the ones that steer BuildKit instead of the Dockerfile
 // (BUILDKIT_…; BUILDKIT_SYNTAX runs another frontend) and the proxies (…_PROXY), which BuildKit takes in any case and
 // which would see the build's traffic.
 func Reserved(arg string) bool {
 	switch arg {
-	case "VERSION", "COMMIT", "DATE", "LDFLAGS", "SOURCE_DATE_EPOCH":
+	case "VERSION", "COMMIT", "DATE", "LDFLAGS", "SOURCE_DATE_EPOCH", "DOCKER_META_VERSION", "DOCKER_META_IMAGES":
 		return true
 	}
 	upper := strings.ToUpper(arg)

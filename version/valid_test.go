@@ -68,7 +68,7 @@ func TestValid(t *testing.T) {
 func TestErrorsStayShort(t *testing.T) {
 	long := strings.Repeat("$", 1<<20)
 	_, ofErr := version.Of(info("refs/tags/"+long, ""))
-	_, tagsErr := version.Tags(info("refs/tags/"+long, ""))
+	_, tagsErr := defaults(info("refs/tags/"+long, ""))
 	for _, err := range []error{
 		version.ValidValue(long), version.ValidVersion(long), version.ValidTag(long), version.ValidCommit(long),
 		version.CheckTemplate(long), ofErr, tagsErr,
@@ -84,7 +84,7 @@ func TestReserved(t *testing.T) {
 		"BUILDKIT_SYNTAX": true, "BUILDKIT_CONTEXT_KEEP_GIT_DIR": true, "buildkit_syntax": true, "BUILDKIT_": true,
 		"HTTP_PROXY": true, "http_proxy": true, "https_Proxy": true, "NO_PROXY": true, "all_proxy": true, "FTP_PROXY": true,
 		"httpſ_proxy": true, // strings.EqualFold, which BuildKit asks, takes the long s for an s
-		"VERSION":     true, "COMMIT": true, "DATE": true, "LDFLAGS": true, "SOURCE_DATE_EPOCH": true,
+		"VERSION":     true, "COMMIT": true, "DATE": true, "LDFLAGS": true, "SOURCE_DATE_EPOCH": true, "DOCKER_META_VERSION": true, "DOCKER_META_IMAGES": true,
 		"version": false, "GOPROXY": false, "BUILDKIT": false, "MY_BUILDKIT_X": false, "PROXY_HOST": false, "GO_VERSION": false, "": false,
 	} {
 		if got := version.Reserved(arg); got != want {

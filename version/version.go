@@ -27,12 +27,22 @@ type Info struct {
 	Commit string
 	// CommitTime is the committer's time, in any zone.
 	CommitTime time.Time
-	// Describe is the answer of `git describe --tags --match …` over version tags (v1.2.3 or v1.2.3-4-gabcdef0), or empty
-	// where no version tag is reachable.
+	// Describe is the answer of `git describe --tags --match …` over version tags (v1.2.3 or v1.2.3-4-gabcdef0), without
+	// Prefix, or empty where no version tag is reachable.
 	Describe string
+	// Prefix begins the names of the git tags that are versions of this project (svc-a/ of svc-a/v1.2.3). Empty: all are.
+	Prefix string
+	// DefaultBranch is the short name of the repository's default branch, or empty where it has none.
+	DefaultBranch string
+	// BaseRef is the short name of the branch that a pull request is for, as the forge said, or empty.
+	BaseRef string
+	// Event is what asked: push, pull_request, schedule or manual.
+	Event string
+	// AskedAt is when.
+	AskedAt time.Time
 }
 
-// Of returns the version of a build. For refs/tags/X it is X; for any other ref it is Describe; where that is empty it is
+// Of returns the version of a build. For refs/tags/X it is X without Prefix, which it must begin with; for any other ref it is Describe; where that is empty it is
 // the pseudo-version v0.0.0-yyyymmddhhmmss-<12 hex> of the commit and its time in UTC, Go's form for a module without a
 // tag (https://go.dev/ref/mod#pseudo-versions). Commit and CommitTime are read for a pseudo-version only.
 // Whatever is returned without an error passes ValidVersion.
@@ -49,7 +59,11 @@ func Of(i Info) (string, error) {
 
 func unchecked(i Info) (string, error) {
 	if name, ok := strings.CutPrefix(i.Ref, tagRefs); ok {
-		return name, nil
+		own, ok := strings.CutPrefix(name, i.Prefix)
+		if !ok {
+			return "", fmt.Errorf("the tag does not begin with %.*q, as this project's do", shown, i.Prefix)
+		}
+		return own, nil
 	}
 	if i.Describe != "" {
 		return i.Describe, nil

@@ -27,6 +27,12 @@ func info(ref, describe string) version.Info {
 	return version.Info{Ref: ref, Commit: sha1, CommitTime: commitTime, Describe: describe}
 }
 
+func prefixed(ref, describe string) version.Info {
+	i := info(ref, describe)
+	i.Prefix = "svc-a/"
+	return i
+}
+
 // TestGolden keeps all that a build is called, for refs as they are found: it shows what a change of a rule changes.
 func TestGolden(t *testing.T) {
 	var b strings.Builder
@@ -57,7 +63,7 @@ func describeBuild(b *strings.Builder, i version.Info) {
 	}
 	v, err := version.Of(i)
 	line("version", v, err)
-	tags, err := version.Tags(i)
+	tags, err := defaults(i)
 	line("tags", tags, err)
 	values, err := version.ValuesOf(i)
 	line("values", values, err)
@@ -90,6 +96,8 @@ func TestOf(t *testing.T) {
 		"pseudo, UTC":        {info("refs/heads/main", ""), "v0.0.0-20261121100000-0123456789ab"},
 		"pseudo, sha256": {version.Info{Ref: "refs/pull/1/head", Commit: sha256, CommitTime: time.Unix(0, 0)},
 			"v0.0.0-19700101000000-0123456789ab"},
+		"prefix of a tag":     {prefixed("refs/tags/svc-a/v1.2.0", ""), "v1.2.0"},
+		"prefix of describe":  {prefixed("refs/heads/main", "v1.2.0-3-gabcdef0"), "v1.2.0-3-gabcdef0"},
 		"tag needs no commit": {version.Info{Ref: "refs/tags/v1.0.0"}, "v1.0.0"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +110,7 @@ func TestOf(t *testing.T) {
 
 func TestOfRefuses(t *testing.T) {
 	for name, i := range map[string]version.Info{
+		"other prefix":     prefixed("refs/tags/svc-b/v1.2.0", ""),
 		"no name":          info("refs/tags/", ""),
 		"space in the tag": info("refs/tags/v1 -X main.admin=evil", ""),
 		"quote":            info("refs/tags/v1'", ""),

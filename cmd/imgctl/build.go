@@ -58,10 +58,11 @@ Interrupted, it stops waiting; the build goes on.`,
 	flags.BoolVar(&b.ask.Rebuild, "rebuild", false, "build again what is published")
 	flags.BoolVar(&b.ask.Force, "force", false, "replace what an immutable tag names; needs --reason")
 	flags.StringVar(&b.ask.Reason, "reason", "", "why; kept in the history")
+	flags.StringVar(&b.ask.Event, "event", "", "schedule, if a clock asks: rules of type=schedule give their tags then")
 	b.progressFlag(cmd)
 	b.results.flags(cmd)
 	a.outputFlags(cmd, &b.output, "table", "json", "yaml", "digest", "template")
-	for _, name := range []string{"ref", "commit", "reason"} {
+	for _, name := range []string{"ref", "commit", "reason", "event"} {
 		completeFlag(cmd, name, cobra.NoFileCompletions)
 	}
 	return cmd

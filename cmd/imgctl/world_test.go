@@ -337,7 +337,7 @@ func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.
 	info := version.Info{Ref: req.Ref, Commit: req.Commit, CommitTime: epoch}
 	req.Version, _ = version.Of(info)
 	req.ID = req.Hash()
-	tags, err := version.Tags(info)
+	named, err := (*version.Rules)(nil).Apply(info)
 	if err != nil {
 		return imgd.Release{}, err
 	}
@@ -347,7 +347,10 @@ func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.
 		rel.Platforms = append(rel.Platforms, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(what + arch), Size: 479,
 			Platform: &ocispec.Platform{OS: "linux", Architecture: arch}})
 	}
-	for _, t := range tags {
+	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	return w.index.Admit(ctx, rel, "")

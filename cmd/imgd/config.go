@@ -150,13 +150,26 @@ type ProjectConfig struct {
 	BuildArgs map[string]string `yaml:"buildArgs"`
 	// The build arg LDFLAGS, a template.
 	LDFlags string `yaml:"ldflags"`
-	// Go into the records and the image.
+	// How images are named: lines of docker/metadata-action, as a text or a list. See [tags](tags.md), also for the next five keys.
+	Tags Lines `yaml:"tags" unset:"imgd's own rules"`
+	// `latest=auto|true|false`, `prefix=…[,onlatest=true]`, `suffix=…[,onlatest=true]`, as a text or a list. It needs `tags`.
+	Flavor Lines `yaml:"flavor"`
+	// Globs of tags that are of kind version, and so never name another image.
+	Immutable []string `yaml:"immutable"`
+	// Globs of tags that move, whatever rule gave them.
+	Moving []string `yaml:"moving"`
+	// Go into the records and the image; the values may have the expressions of tags in them, as in `{{sha}}`.
 	Labels map[string]string `yaml:"labels"`
+	// Annotations of the image's manifests, in the same way. If there is one, those that imgd knows (`org.opencontainers.image.…`) are added.
+	Annotations map[string]string `yaml:"annotations"`
 	// How long one build may take.
 	Timeout time.Duration `yaml:"timeout" unset:"build.timeout"`
 
 	Webhook WebhookConfig `yaml:"webhook"`
 }
+
+// Lines are a list, or a text of which each line is one of it.
+type Lines []string
 
 // WebhookConfig lets the repository's forge ask for builds, at
 // /hooks/{forge}/{project}. One webhook serves all projects with the same git
@@ -213,6 +226,7 @@ func (c Config) projects(host string) map[string]imgd.Project {
 			Name: p.Name, Git: p.Git, Image: p.Image, Repositories: p.Repositories, Refs: p.Refs,
 			Dockerfile: p.Dockerfile, Context: p.Context, Target: p.Target, Platforms: p.Platforms,
 			BuildArgs: p.BuildArgs, LDFlags: p.LDFlags, Labels: p.Labels, Timeout: p.Timeout,
+			Tags: p.Tags, Flavor: p.Flavor, Immutable: p.Immutable, Moving: p.Moving, Annotations: p.Annotations,
 		}
 		if len(project.Repositories) == 0 {
 			project.Repositories = []string{host + "/" + p.Image}

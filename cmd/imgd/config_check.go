@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -135,9 +136,24 @@ func (c *config) validateProject(p ProjectConfig, path string) {
 	}
 	err := names.CheckTemplate(p.LDFlags)
 	bad(err == nil, "ldflags", "%v", err)
+	c.validateNames(p, path)
 	bad((p.Webhook.Forge == "") == (p.Webhook.SecretFile == ""), "webhook", "forge and secretFile belong together")
 	bad(p.Webhook.Forge == "" || slices.Contains(webhook.Forges(), p.Webhook.Forge), "webhook.forge", "%q is none of %s", p.Webhook.Forge, strings.Join(webhook.Forges(), ", "))
 	bad(p.Timeout > 0, "timeout", "must be more than 0, as in 30m")
+}
+
+// validateNames checks how the project's images are named.
+func (c *config) validateNames(p ProjectConfig, path string) {
+	_, err := names.Parse(names.Config{Tags: p.Tags, Flavor: p.Flavor, Labels: p.Labels, Annotations: p.Annotations, Immutable: p.Immutable, Moving: p.Moving})
+	var wrong names.Complaints
+	errors.As(err, &wrong)
+	for _, one := range wrong {
+		key := fmt.Sprintf("%s.%s[%s]", path, one.Key, one.At)
+		if one.Key == "labels" || one.Key == "annotations" {
+			key = fmt.Sprintf("%s.%s.%s", path, one.Key, one.At)
+		}
+		c.complain(key, "project %s: %s", p.Name, one.Text)
+	}
 }
 
 // checkFiles reads the files that the config names, as the daemon will, and

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/imgd/imgd"
 )
 
 // register makes flags the command's.
@@ -32,12 +34,17 @@ the data directory, overridden by the environment (IMGD_BUILD_SLOTS=4) and by
 
 func checkCommand() *cobra.Command {
 	var flags flagValues
+	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Say all that is wrong with the config",
 		Long: `Say all that is wrong with the config: each line names file, line, column and
 key, and what to write instead. The files that it names (secrets, certificates,
-credentials) are read too. It contacts nobody. Exit code 0 if all is well, else 2.`,
+credentials) are read too. It contacts nobody. Exit code 0 if all is well, else 2.
+
+If all is well, it prints what the rules of each project that has its own (tags,
+immutable, moving) would make of a few refs, as if the default branch were main;
+with -v of all projects, and why.`,
 		Example: "  imgd config check imgd.yaml\n  IMGD_BUILD_SLOTS=4 imgd config check --data /var/lib/imgd",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,10 +60,13 @@ credentials) are read too. It contacts nobody. Exit code 0 if all is well, else 
 				name = filepath.Join(cfg.Data, "imgd.yaml")
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: ok, projects: %d\n", name, len(cfg.Projects))
-			return nil
+			var projects imgd.Projects
+			projects.Set(cfg.projects(cfg.registryHost()))
+			return showTags(cmd.OutOrStdout(), projects.All(), verbose)
 		},
 	}
 	flags.register(cmd)
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "of all projects, and what each rule gave or why nothing")
 	return cmd
 }
 

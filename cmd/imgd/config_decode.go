@@ -38,6 +38,8 @@ func (d *decoding) value(node *yaml.Node, v reflect.Value, key string) {
 	switch {
 	case v.Kind() == reflect.Struct:
 		d.mapping(node, v, key)
+	case v.Type() == reflect.TypeFor[Lines]() && node.Kind == yaml.ScalarNode:
+		d.lines(node, v, key)
 	case v.Kind() == reflect.Slice:
 		d.list(node, v, key)
 	case v.Kind() == reflect.Map:
@@ -122,6 +124,19 @@ func (d *decoding) list(node *yaml.Node, v reflect.Value, key string) {
 	for i, item := range node.Content {
 		d.value(item, v.Index(i), fmt.Sprintf("%s[%d]", key, i))
 	}
+}
+
+// lines reads a text of several lines. In a block each has its own in the file.
+func (d *decoding) lines(node *yaml.Node, v reflect.Value, key string) {
+	lines := strings.Split(node.Value, "\n")
+	for i := range lines {
+		at := place{d.file, node.Line, node.Column}
+		if node.Style&yaml.LiteralStyle != 0 {
+			at.line, at.column = node.Line+1+i, 1
+		}
+		d.places[fmt.Sprintf("%s[%d]", key, i)] = at
+	}
+	v.Set(reflect.ValueOf(Lines(lines)))
 }
 
 func (d *decoding) table(node *yaml.Node, v reflect.Value, key string) {

@@ -176,6 +176,8 @@ func property(v reflect.Value, field reflect.StructField, said map[string]string
 		one = map[string]any{"type": []string{"integer", "null"}}
 	case time.Duration: // Go's, as in 1h30m; 0 needs no unit
 		one = map[string]any{"type": []string{"string", "integer", "null"}, "pattern": `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`, "maximum": 0, "minimum": 0}
+	case Lines:
+		one = map[string]any{"type": []string{"array", "string", "null"}, "items": text}
 	case []string:
 		one = map[string]any{"type": []string{"array", "null"}, "items": text}
 	case map[string]string:

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // rules name time zones, and a container may have none
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"

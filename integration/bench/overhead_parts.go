@@ -25,8 +25,8 @@ import (
 // accounted are the modes whose time is told apart, once more and on an imgd of their own: it has the registry behind a
 // proxy that notes when each call was under way, and a git that writes down when it ran.
 var accounted = []mode{
-	{name: "1tag", tag: "v2.0.0-rc.1", named: true},
-	{name: "3tags", tag: "v2.0.0", named: true},
+	{name: "1tag", tag: "v0.4.0-rc.1", named: true},
+	{name: "3tags", tag: "v0.4.0", named: true},
 }
 
 // A span is a time in which something was under way.

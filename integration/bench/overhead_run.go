@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -117,7 +118,8 @@ func (c *contest) peerArgs(i int, m mode) ([]string, error) {
 		"build-arg:LDFLAGS=-s -w -X main.version=" + m.tag + " -X main.commit=" + c.commit + " -X main.date=" + c.date,
 		fmt.Sprintf("build-arg:SOURCE_DATE_EPOCH=%d", kit.FirstCommit().Unix()),
 		"label:org.opencontainers.image.source=" + strings.TrimSuffix(c.repo.URL, ".git"), "label:org.opencontainers.image.revision=" + c.commit,
-		"label:org.opencontainers.image.version=" + m.tag, "label:org.opencontainers.image.created=" + c.date} {
+		"label:org.opencontainers.image.version=" + m.tag, "label:org.opencontainers.image.created=" + c.date,
+		"label:org.opencontainers.image.title=" + path.Base(strings.TrimSuffix(c.repo.URL, ".git")), "label:org.opencontainers.image.url=" + strings.TrimSuffix(c.repo.URL, ".git")} {
 		args = append(args, "--opt", opt)
 	}
 	return args, nil

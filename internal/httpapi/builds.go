@@ -25,6 +25,7 @@ type Build struct {
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
+	Event     string            `json:"event,omitempty"`   // schedule, if a clock asks
 	AskedAt   string            `json:"askedAt,omitempty"` // RFC 3339; default: when the queue takes it
 }
 
@@ -110,7 +111,7 @@ func (a *API) request(ctx context.Context, project imgd.Project, b Build) (imgd.
 		return imgd.Request{}, err
 	}
 	req := imgd.Request{Project: project.Name, Ref: b.Ref, Commit: b.Commit, By: caller, Reason: b.Reason, Force: b.Force,
-		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, AskedAt: askedAt}
+		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, AskedAt: askedAt}
 	if b.Commit == "" || !strings.HasPrefix(b.Ref, "refs/") {
 		ref, commit, err := a.Git.Expand(ctx, project.Name, b.Ref)
 		if err != nil {
@@ -139,6 +140,9 @@ func (b Build) check(now time.Time) (time.Time, error) {
 		if err := version.ValidCommit(b.Commit); err != nil {
 			return time.Time{}, usage(err.Error())
 		}
+	}
+	if b.Event != "" && b.Event != imgd.EventSchedule {
+		return time.Time{}, usage(fmt.Sprintf("event %q is not known; it is %s if a clock asks, and left out otherwise", b.Event, imgd.EventSchedule))
 	}
 	if b.Force && strings.TrimSpace(b.Reason) == "" {
 		return time.Time{}, usage("force needs a reason, which the tag's history keeps")

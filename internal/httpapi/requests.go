@@ -211,12 +211,25 @@ func (a *API) wanted(status imgd.Status, release imgd.Release) []string {
 	if names == nil {
 		// A request without a release has no tags on record. An error means that
 		// its ref gives none.
-		tags, _ := version.Tags(version.Info{Ref: status.Ref, Commit: status.Commit})
-		for _, t := range tags {
+		for _, t := range a.wouldTake(status) {
 			names = append(names, t.Name)
 		}
 	}
 	return names
+}
+
+// wouldTake are the tags that today's rules give a request without a release, as
+// far as they do not rest on what only git knows.
+func (a *API) wouldTake(status imgd.Status) []version.Tag {
+	project, _ := a.Projects.Get(status.Project)
+	rules, err := project.Rules()
+	if err != nil {
+		return nil
+	}
+	req := status.Again()
+	req.AskedAt, req.Prefix = status.AskedAt, project.TagPrefix
+	named, _ := rules.Apply(req.Info())
+	return named.Tags
 }
 
 // named is what the image's tags of these names name, in their order: the first

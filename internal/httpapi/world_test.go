@@ -375,7 +375,7 @@ func (w *world) release(ref, c, root string) imgd.Release {
 	req.ID = req.Hash()
 	info := version.Info{Ref: ref, Commit: req.Commit, CommitTime: epoch}
 	req.Version, _ = version.Of(info)
-	tags, err := version.Tags(info)
+	named, err := (*version.Rules)(nil).Apply(info)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -388,7 +388,10 @@ func (w *world) release(ref, c, root string) imgd.Release {
 	if len(rel.Platforms) > 1 {
 		rel.Root = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString(root), Size: 900}
 	}
-	for _, t := range tags {
+	for _, t := range named.Tags {
+		if t.Kind == version.KindSeries && len(t.Name) == 1 {
+			continue // X goes by the same rules as X.Y
+		}
 		rel.Tags = append(rel.Tags, imgd.ReleaseTag{Name: t.Name, Kind: t.Kind})
 	}
 	w.mu.Lock()
