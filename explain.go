@@ -2,6 +2,7 @@ package imgd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,26 +39,28 @@ type Preview struct {
 
 // A Plan is what a build is given.
 type Plan struct {
-	Platforms  []string          `json:"platforms"`
-	Dockerfile string            `json:"dockerfile"` // seen from the repository's root
-	Target     string            `json:"target,omitempty"`
-	Args       map[string]string `json:"args"` // build args, LDFLAGS among them
-	Labels     map[string]string `json:"labels"`
+	Platforms   []string          `json:"platforms"`
+	Dockerfile  string            `json:"dockerfile"` // seen from the repository's root
+	Target      string            `json:"target,omitempty"`
+	Args        map[string]string `json:"args"` // build args, LDFLAGS among them
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // An Explanation says what a build of a commit would be called, and why.
 type Explanation struct {
-	Request    string    `json:"request"` // ID that it would have
-	Project    string    `json:"project"`
-	Image      string    `json:"image"`
-	Ref        string    `json:"ref"`
-	Commit     string    `json:"commit"`
-	CommitTime time.Time `json:"commitTime"`
-	Describe   string    `json:"describe,omitempty"`
-	Version    string    `json:"version"`
-	Release    string    `json:"release,omitempty"` // of the same request, that stands already: it is not built again
-	End        State     `json:"end"`               // how the request would end
-	Tags       []Preview `json:"tags"`
+	Request    string         `json:"request"` // ID that it would have
+	Project    string         `json:"project"`
+	Image      string         `json:"image"`
+	Ref        string         `json:"ref"`
+	Commit     string         `json:"commit"`
+	CommitTime time.Time      `json:"commitTime"`
+	Describe   string         `json:"describe,omitempty"`
+	Version    string         `json:"version"`
+	Release    string         `json:"release,omitempty"` // of the same request, that stands already: it is not built again
+	End        State          `json:"end"`               // how the request would end
+	Rules      []version.Step `json:"rules"`             // what each rule gives, or why nothing; the defaults are rules too
+	Tags       []Preview      `json:"tags"`
 	Plan
 }
 
@@ -69,9 +72,11 @@ type Explainer struct {
 }
 
 // Explain resolves req and says what it would come to at this moment. Nothing is
-// built or written. Errors as of Pipeline.Resolve.
+// built or written. Errors as of Pipeline.Resolve, but that there is no tag is
+// explained.
 func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, error) {
-	if err := e.Pipeline.Resolve(ctx, &req); err != nil {
+	err := e.Pipeline.Resolve(ctx, &req)
+	if nameless := len(req.Named.Tags) == 0 && errors.Is(err, ErrUnchanged); err != nil && !nameless {
 		return Explanation{}, err
 	}
 	project, err := e.Pipeline.project(req.Project)
@@ -82,7 +87,7 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	if err != nil {
 		return Explanation{}, fmt.Errorf("plan the build of %s: %w", req.Commit, err)
 	}
-	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Tags: wanted(req.Tags)}
+	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Tags: wanted(req.Named.Tags)}
 	known, ok := e.Pipeline.Lookup.Newest(req.ID)
 	if ok && known.Why != RootLost {
 		rel.Root, rel.Platforms = known.Root, known.Platforms
@@ -93,7 +98,7 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	}
 	return Explanation{
 		Request: req.ID, Project: req.Project, Image: project.Image, Ref: req.Ref, Commit: req.Commit, CommitTime: req.CommitTime,
-		Describe: req.Describe, Version: req.Version, Release: known.ID, End: endOf(tags, rel.Root.Digest), Tags: tags, Plan: plan,
+		Describe: req.Describe, Version: req.Version, Release: known.ID, End: endOf(tags, rel.Root.Digest), Tags: tags, Plan: plan, Rules: req.Named.Steps,
 	}, nil
 }
 

@@ -247,21 +247,27 @@ func export(names []string) client.ExportEntry {
 	}}
 }
 
-// annotate has the exports annotate the manifests, if the project asks for that.
-func annotate(exports []client.ExportEntry, p imgd.Project, req imgd.Request) error {
+// annotations are those of the manifests, none if the project asks for none.
+func annotations(p imgd.Project, req imgd.Request) (map[string]string, error) {
 	if len(req.Named.Annotations) == 0 {
-		return nil
+		return nil, nil
 	}
 	values, err := version.ValuesOf(req.Info())
 	if err != nil {
-		return fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", imgd.ErrInvalid, err)
 	}
-	for name, value := range describe(p, req, values, req.Named.Annotations) {
+	return describe(p, req, values, req.Named.Annotations), nil
+}
+
+// annotate has the exports annotate the manifests.
+func annotate(exports []client.ExportEntry, p imgd.Project, req imgd.Request) error {
+	all, err := annotations(p, req)
+	for name, value := range all {
 		for _, export := range exports {
 			export.Attrs[exptypes.AnnotationManifestKey(nil, name)] = value
 		}
 	}
-	return nil
+	return err
 }
 
 // pushed reads the root from what the exporter answered.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd"
+	names "github.com/imgd/imgd/version"
 )
 
 func (a *app) explainCommand() *cobra.Command {
@@ -61,6 +63,7 @@ func (s sheet) explanation(e imgd.Explanation) {
 	s.put("Describe", e.Describe)
 	s.put("Version", e.Version)
 	s.put("Image", e.Image)
+	s.put("Rules", steps(e.Rules))
 	s.put("Tags", previews(e))
 	s.put("Request", e.Request)
 	s.put("Would end", string(e.End))
@@ -72,6 +75,20 @@ func (s sheet) explanation(e imgd.Explanation) {
 	s.put("Target", e.Target)
 	s.put("Build args", pairs(e.Args))
 	s.put("Labels", pairs(e.Labels))
+	s.put("Annotations", pairs(e.Annotations))
+}
+
+// steps are what became of each rule, each on a line.
+func steps(all []names.Step) string {
+	var lines []string
+	for _, step := range all {
+		line := step.Rule + ": " + cmp.Or(step.Tag, "nothing")
+		if step.Note != "" {
+			line += ", " + step.Note
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // previews are the tags, each on a line: whether it would be taken, and what it
