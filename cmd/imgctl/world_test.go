@@ -341,7 +341,7 @@ func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.
 	if err != nil {
 		return imgd.Release{}, err
 	}
-	rel := imgd.Release{Image: "demo/hello", Repositories: []string{repo}, Request: req, Source: "https://git.test/hello",
+	rel := imgd.Release{Image: "demo/hello", Repositories: []string{repo}, Request: req, Source: "https://git.test/hello", Steps: named.Steps,
 		Root: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString(what), Size: 900}}
 	for _, arch := range []string{"amd64", "arm64"} {
 		rel.Platforms = append(rel.Platforms, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(what + arch), Size: 479,

@@ -2,10 +2,13 @@ package httpapi_test
 
 import (
 	"context"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
+	"github.com/imgd/imgd/version"
 )
 
 // commits is git as the pipeline asks it: each ref names what the world says.
@@ -23,6 +26,20 @@ type planner struct{}
 func (planner) Plan(_ imgd.Project, req imgd.Request) (imgd.Plan, error) {
 	return imgd.Plan{Platforms: []string{"linux/amd64"}, Dockerfile: "Dockerfile", Args: map[string]string{"VERSION": req.Version},
 		Labels: map[string]string{"env": "prod"}}, nil
+}
+
+// A release keeps what each rule gave, and a command who gave it.
+func TestWhy(t *testing.T) {
+	w, _, _ := twice(t)
+	rel := w.release("refs/tags/v9.0.0", "a", "A")
+	rel.Steps = []version.Step{{Rule: "type=semver,pattern={{version}}", Tag: "9.0.0"}, {Rule: "type=edge", Note: "is for the default branch"}}
+	w.publish(rel)
+	golden(t, "why", w.get("/v1/images/demo/hello/tags/v9.0.0/why").body)
+	w.order(latest+"/rollback", `{"reason":"it leaks"}`, http.StatusCreated)
+	if got := w.get(latest + "/why"); !strings.Contains(got.body, `"command":"rollback"`) || !strings.Contains(got.body, `"reason":"it leaks"`) {
+		t.Errorf("got %s", got.body)
+	}
+	checkProblem(t, w.get("/v1/images/demo/hello/tags/none/why"), http.StatusNotFound, "not-found", "nothing is published")
 }
 
 func TestExplain(t *testing.T) {

@@ -94,6 +94,8 @@ func (a *API) getImage(w http.ResponseWriter, r *http.Request) error {
 		return a.getTag(w, r, image, tag)
 	case action == "history":
 		return a.history(w, r, image, tag)
+	case action == "why":
+		return a.why(w, r, image, tag)
 	default:
 		w.Header().Set("Allow", http.MethodPost)
 		return problem(http.StatusMethodNotAllowed, CodeUsage, r.URL.Path+" takes POST, not "+r.Method)
@@ -107,7 +109,7 @@ func (a *API) postImage(w http.ResponseWriter, r *http.Request) error {
 		return a.publish(w, r, image, tag)
 	case action == "verify":
 		return a.verify(w, r, image, tag)
-	case action != "" && action != "history":
+	case action != "" && action != "history" && action != "why":
 		return a.commandTag(w, r, image, tag, imgd.CommandName(action))
 	}
 	w.Header().Set("Allow", http.MethodGet)

@@ -142,7 +142,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 func TestOpenAPIImages(t *testing.T) {
 	w, _, _ := twice(t)
 	doc := readOpenAPI(t)
-	for _, template := range []string{"/v1/images/{name}", "/v1/images/{name}/tags/{tag}", "/v1/images/{name}/tags/{tag}/verify", "/v1/images/{name}/tags/{tag}/history",
+	for _, template := range []string{"/v1/images/{name}", "/v1/images/{name}/tags/{tag}", "/v1/images/{name}/tags/{tag}/verify", "/v1/images/{name}/tags/{tag}/history", "/v1/images/{name}/tags/{tag}/why",
 		"/v1/images/{name}/tags/{tag}/rollback", "/v1/images/{name}/tags/{tag}/tag", "/v1/images/{name}/tags/{tag}/untag"} {
 		path := strings.NewReplacer("{name}", image, "{tag}", "latest").Replace(template)
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {

@@ -191,7 +191,7 @@ func read(w http.ResponseWriter, r *http.Request, v any, empty bool) error {
 }
 
 // actions are what may stand behind a tag.
-var actions = [...]string{"", "verify", "history", "rollback", "tag", "untag"}
+var actions = [...]string{"", "verify", "history", "why", "rollback", "tag", "untag"}
 
 // splitImage takes apart what follows /v1/images/: an image, whose name keeps
 // its slashes, and a tag of it with an action, if these are there. /tags/ is
