@@ -104,7 +104,7 @@ func (s *season) release(l *line) {
 }
 
 func (s *season) series(l *line) []string {
-	return []string{fmt.Sprintf("%d.%d", l.major, l.minor), "latest"}
+	return []string{fmt.Sprintf("%d.%d", l.major, l.minor), fmt.Sprint(l.major), "latest"}
 }
 
 // rollback has an operator put a moving tag back to something that it named,
