@@ -3,23 +3,17 @@ package index
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"unsafe"
 
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tidwall/gjson"
-
-	"github.com/imgd/imgd"
 )
 
 // images.json has its head on the first line, and then one element a line:
@@ -119,7 +113,17 @@ func decode(path string, b []byte) (*state, error) {
 		Told uint64 `json:"told"`
 	}
 	headErr := json.Unmarshal([]byte(head+`"end":1}`), &h) // else it is damaged
-	switch what := checkSum(b); {
+	s := newState(h.ID)
+	s.seq, s.hash, s.told = h.Seq, h.Hash, h.Told
+	var what string // is wrong with the checksum
+	var checking sync.WaitGroup
+	checking.Go(func() { what = checkSum(b) })
+	var bad *damage
+	if schema <= format && headErr == nil {
+		bad = s.read(rest)
+	}
+	checking.Wait()
+	switch {
 	case what != "" && schema > format:
 		return nil, &damage{path, 1, fmt.Sprintf("it says format %d, of which imgd reads up to %d, and %s; if a newer imgd has written it, use that", schema, format, what)}
 	case what != "":
@@ -128,187 +132,11 @@ func decode(path string, b []byte) (*state, error) {
 		return nil, fmt.Errorf("%s: written in format %d; this imgd reads up to %d: use a newer imgd", path, schema, format)
 	case headErr != nil:
 		return nil, &damage{path, 1, headErr.Error()}
-	}
-	s := newState(h.ID)
-	s.seq, s.hash, s.told = h.Seq, h.Hash, h.Told
-	if err := s.read(rest); err != nil {
-		err.file = path
-		return nil, err
+	case bad != nil:
+		bad.file = path
+		return nil, bad
 	}
 	return s, nil
-}
-
-// A section is one list of images.json, from behind its [ to before its end.
-type section struct {
-	text string
-	line int // that text begins on, 1-based
-}
-
-// sections are the lists of records, tags and releases. Only a release has lists
-// in it, and so may have in it what ends one.
-func sections(rest string) (records, tags, releases section, err *damage) {
-	line := 1
-	next := func(end int, mark string) section {
-		s := section{rest[:max(end, 0)], line}
-		line += strings.Count(s.text, "\n")
-		rest = rest[min(len(s.text)+len(mark), len(rest)):]
-		return s
-	}
-	records = next(strings.Index(rest, beginTags), beginTags)
-	tags = next(strings.Index(rest, beginReleases), beginReleases)
-	end := strings.LastIndex(rest, endReleases+"\n")
-	if end < 0 {
-		return records, tags, releases, &damage{what: "it lacks a list"}
-	}
-	return records, tags, next(end, endReleases), nil
-}
-
-// each hands the elements of the list, which stand a line each, to do.
-func (s section) each(do func(element string) error) *damage {
-	at := s.line
-	for rest := strings.TrimPrefix(s.text, "\n"); rest != ""; {
-		at++
-		line, after, more := strings.Cut(rest, "\n")
-		element, ok := strings.CutSuffix(line, ",")
-		if ok != more {
-			return &damage{line: at, what: "it does not end as it should"}
-		}
-		if err := do(element); err != nil {
-			return &damage{line: at, what: err.Error()}
-		}
-		rest = after
-	}
-	return nil
-}
-
-// len is how many elements there are at most.
-func (s section) len() int { return strings.Count(s.text, "\n") }
-
-// read fills s, of which the tags and the releases are not the same memory.
-func (s *state) read(rest string) *damage {
-	records, tags, releases, bad := sections(rest)
-	if bad != nil {
-		return bad
-	}
-	var badRelease *damage
-	var reading sync.WaitGroup
-	reading.Go(func() { badRelease = s.readReleases(releases) })
-	bad = s.readTags(records, tags)
-	reading.Wait()
-	return cmp.Or(bad, badRelease)
-}
-
-func (s *state) readTags(records, tags section) *damage {
-	s.tags = make(map[tagKey]*tag, tags.len())
-	if err := tags.each(func(line string) error {
-		t := readTag(line)
-		s.tags[tagKey{t.image, t.name}] = t
-		s.sorted.Load(t)
-		return nil
-	}); err != nil {
-		return err
-	}
-	var last *tag // whose records are being read
-	var lines []string
-	end := func() {
-		if last != nil {
-			own := slices.Clone(lines)
-			last.records.Store(&own)
-		}
-		lines = lines[:0]
-	}
-	err := records.each(func(line string) error {
-		key := readKey(line)
-		if last == nil || last.image != key.image || last.name != key.tag {
-			end()
-			if last = s.tags[key]; last == nil {
-				return fmt.Errorf("there is no tag %s:%s for this record", key.image, key.tag)
-			}
-		}
-		lines = append(lines, line)
-		return nil
-	})
-	end()
-	return err
-}
-
-func (s *state) readReleases(releases section) *damage {
-	s.digests = make(map[digest.Digest]*link, releases.len())
-	err := releases.each(func(line string) error {
-		r, digests := readRelease(line)
-		s.releases.Load(r)
-		s.link(r, digests)
-		s.list(r)
-		return nil
-	})
-	slices.SortFunc(s.untold, func(a, b *release) int { return cmp.Compare(a.seq, b.seq) })
-	return err
-}
-
-// readKey reads whose record the line is; the strings are parts of the line, as
-// those of readTag and readRelease are.
-func readKey(line string) (key tagKey) {
-	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
-		switch name.Str {
-		case "image":
-			key.image = value.Str
-		case "tag":
-			key.tag = value.Str
-		}
-		return key.tag == ""
-	})
-	return key
-}
-
-func readTag(line string) *tag {
-	t := new(tag)
-	t.text.line.Store(&line)
-	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
-		switch name.Str {
-		case "image":
-			t.image = value.Str
-		case "tag":
-			t.name = value.Str
-		case "holder":
-			t.holder = value.Str
-		case "claim":
-			t.claim = value.Str
-		}
-		return true
-	})
-	return t
-}
-
-func readRelease(line string) (r *release, digests []digest.Digest) {
-	r = new(release)
-	var found imgd.Release // of which only the digests are read
-	r.text.line.Store(&line)
-	gjson.Parse(line).ForEach(func(name, value gjson.Result) bool {
-		switch name.Str {
-		case "id":
-			r.id = value.Str
-		case "image":
-			r.image = value.Str
-		case "state":
-			r.stand(imgd.ReleaseState(value.Str))
-		case "root":
-			r.root = digest.Digest(value.Get("digest").Str)
-			found.Root.Digest = r.root
-		case "platforms":
-			value.ForEach(func(_, platform gjson.Result) bool {
-				found.Platforms = append(found.Platforms, ocispec.Descriptor{Digest: digest.Digest(platform.Get("digest").Str)})
-				return true
-			})
-		case "pushed":
-			r.pushed = value.Bool()
-		case "command":
-			r.commanded = value.Str != ""
-		case "seq":
-			r.seq = value.Uint()
-		}
-		return true
-	})
-	return r, digestsOf(found)
 }
 
 // badLine is the 1-based line on which b stops being JSON, 0 if it does not.

@@ -232,7 +232,7 @@ type found struct {
 // read folds what is in dir: images.json, and of the journals what it has not.
 // It changes nothing, and needs no lock where nobody writes.
 func read(dir string) (s *state, f found, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, fileName))
+	b, err := readFile(filepath.Join(dir, fileName))
 	if err != nil {
 		return nil, f, err
 	}

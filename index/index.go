@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/cpu"
 
 	"github.com/imgd/imgd"
 )
@@ -43,9 +44,11 @@ type Index struct {
 	config Config
 	log    *log
 
-	// view guards state, which is what is durable.
-	view  sync.RWMutex
 	state *state
+	_     cpu.CacheLinePad // whoever locks view writes to its line of memory
+
+	// view guards what is in state, which is what is durable. Lines reads without.
+	view sync.RWMutex
 }
 
 // An engine makes entries durable. It is called by one goroutine at a time.
@@ -142,7 +145,7 @@ func (x *Index) look(rel imgd.Release) view {
 		v.newest = newest.text.get()
 	}
 	for _, t := range rel.Tags {
-		tag := x.state.tags[tagKey{rel.Image, t.Name}]
+		tag := x.state.tags.get(tagKey{rel.Image, t.Name})
 		if tag == nil {
 			continue
 		}
@@ -167,7 +170,7 @@ func (v view) stands(now *state, rel imgd.Release) bool {
 		return false
 	}
 	for _, t := range rel.Tags {
-		tag := now.tags[tagKey{rel.Image, t.Name}]
+		tag := now.tags.get(tagKey{rel.Image, t.Name})
 		if _, known := v.tags[t.Name]; known != (tag != nil) || known && tag.touched != v.touched[t.Name] {
 			return false
 		}
@@ -371,7 +374,7 @@ func (z frozen) published(after uint64) []imgd.Release {
 func (x *Index) Wanted(image, tag string) (imgd.Release, bool) {
 	x.view.RLock()
 	var r *release
-	if t := x.state.tags[tagKey{image, tag}]; t != nil {
+	if t := x.state.tags.get(tagKey{image, tag}); t != nil {
 		r = x.state.release(cmp.Or(t.claim, t.holder))
 	}
 	x.view.RUnlock()
@@ -430,27 +433,6 @@ func (x *Index) Count() (n int) {
 	z := x.freeze()
 	z.tags.Scan(func(t *tag) bool { n += len(t.lines(z.releases)); return true })
 	return n
-}
-
-// Tag are the records of a tag, by platform.
-func (x *Index) Tag(image, name string) []imgd.Record {
-	var records []imgd.Record
-	for _, line := range x.Lines(image, name) {
-		records = append(records, unmarshal[imgd.Record](line))
-	}
-	return records
-}
-
-// Lines are the records of a tag, by platform, each as its line in images.json.
-// The slice is shared: do not change it.
-func (x *Index) Lines(image, name string) []string {
-	x.view.RLock()
-	defer x.view.RUnlock()
-	t := x.state.tags[tagKey{image, name}]
-	if t == nil {
-		return nil
-	}
-	return t.lines(x.state.releases)
 }
 
 func (x *Index) freeze() frozen {

@@ -47,10 +47,11 @@ func (t tagState) owner() string { return cmp.Or(t.Claim, t.Holder) }
 // puts another in its place.
 type tag struct {
 	image, name   string
+	records       atomic.Pointer[[]string] // lines of images.json, by platform
+	read          []string                 // the same, of one that was read: there records points to
 	holder, claim string
 	touched       uint64 // last entry about it, 0: before the index was opened
 	text          stored[tagState]
-	records       atomic.Pointer[[]string] // lines of images.json, by platform
 }
 
 // A release is one as the last entry about it left it. It does not change
@@ -95,15 +96,15 @@ func (t *tag) before(other *tag) bool {
 	return t.name < other.name
 }
 
-// A state is the fold of the log up to seq. Folding changes it in place; it is
-// not safe for concurrent use.
+// A state is the fold of the log up to seq. Folding changes it in place; but for
+// tags.get it is not safe for concurrent use.
 type state struct {
 	id   string
 	seq  uint64
 	hash string // of the last entry; before the first one the ID, so that no other index's follows
 	told uint64
 
-	tags     map[tagKey]*tag
+	tags     *table
 	sorted   *btree.BTreeG[*tag] // the same, by image and name
 	releases *btree.BTreeG[*release]
 	open     map[string]*release
@@ -119,7 +120,7 @@ type link struct {
 
 func newState(id string) *state {
 	return &state{
-		id: id, hash: id, tags: map[tagKey]*tag{}, open: map[string]*release{}, digests: map[digest.Digest]*link{},
+		id: id, hash: id, tags: newTable(0), open: map[string]*release{}, digests: map[digest.Digest]*link{},
 		sorted:   btree.NewBTreeGOptions((*tag).before, btree.Options{NoLocks: true}),
 		releases: btree.NewBTreeGOptions((*release).before, btree.Options{NoLocks: true}),
 	}
@@ -193,7 +194,7 @@ func (s *state) newest(request string) (newest *release) {
 
 // tag is what is known of the tag, zero if it was never heard of.
 func (s *state) tag(key tagKey) tagState {
-	if t := s.tags[key]; t != nil {
+	if t := s.tags.get(key); t != nil {
 		return t.text.get()
 	}
 	return tagState{}
@@ -202,14 +203,14 @@ func (s *state) tag(key tagKey) tagState {
 func (s *state) setTag(now tagState) {
 	t := &tag{image: now.Image, name: now.Tag, holder: now.Holder, claim: now.Claim, touched: s.seq}
 	t.text.value.Store(&now)
-	if was := s.tags[tagKey{now.Image, now.Tag}]; was != nil && was.holder == now.Holder {
+	if was := s.tags.get(tagKey{now.Image, now.Tag}); was != nil && was.holder == now.Holder {
 		t.records.Store(was.records.Load())
 	}
 	s.addTag(t)
 }
 
 func (s *state) addTag(t *tag) {
-	s.tags[tagKey{t.image, t.name}] = t
+	s.tags.set(t)
 	s.sorted.Set(t)
 }
 
@@ -359,8 +360,8 @@ func (s *state) unclaim(rel imgd.Release, name string) {
 		return
 	}
 	if now.Claim = ""; now.Generation == 0 { // never held: the name is free again
-		s.sorted.Delete(s.tags[key])
-		delete(s.tags, key)
+		s.sorted.Delete(s.tags.get(key))
+		s.tags.delete(key)
 		return
 	}
 	s.setTag(now)

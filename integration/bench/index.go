@@ -321,9 +321,12 @@ func (l *large) firstPages() ([]figure, error) {
 
 // lookups is how many tags a second are found, by as many goroutines as there are processors.
 func (l *large) lookups() float64 {
-	images, tags := make([]string, l.n), make([]string, l.n)
-	for i := range l.n {
-		images[i], tags[i] = madeImage(i), madeTag(i)
+	images, tags := make([]string, l.n/tagsPerImage), make([]string, tagsPerImage) // near, as what a caller has just read is
+	for i := range images {
+		images[i] = madeImage(i * tagsPerImage)
+	}
+	for i := range tags {
+		tags[i] = madeTag(i)
 	}
 	var mu sync.Mutex
 	var total float64
@@ -335,7 +338,7 @@ func (l *large) lookups() float64 {
 			for time.Since(began) < lookupTime {
 				for range 1000 {
 					i := rand.IntN(l.n)
-					found += float64(len(l.Lines(images[i], tags[i])))
+					found += float64(len(l.Lines(images[i/tagsPerImage], tags[i%tagsPerImage])))
 				}
 			}
 			mu.Lock()
