@@ -39,7 +39,8 @@ type Config struct {
 }
 
 // An Index is the state machine over one engine. Its methods are safe for
-// concurrent use; what they answered is durable.
+// concurrent use; what they answered is durable. Answers share slices and maps
+// with the state: do not change them.
 type Index struct {
 	config Config
 	log    *log

@@ -1,6 +1,11 @@
 package index
 
-import "github.com/imgd/imgd"
+import (
+	"github.com/opencontainers/go-digest"
+	"github.com/tidwall/gjson"
+
+	"github.com/imgd/imgd"
+)
 
 // Tag are the records of a tag, by platform, as Lines promises them.
 func (x *Index) Tag(image, name string) []imgd.Record {
@@ -20,14 +25,41 @@ func (x *Index) Tag(image, name string) []imgd.Record {
 // made here, when what gave it is folded whole. So what is answered without the
 // lock is of before a fold that is under way, and what it has changed of after it.
 func (x *Index) Lines(image, name string) []string {
-	t := x.state.tags.get(tagKey{image, name})
-	if t == nil {
-		return nil
+	if t := x.state.tags.get(tagKey{image, name}); t != nil {
+		return x.lines(t)
 	}
+	return nil
+}
+
+func (x *Index) lines(t *tag) []string {
 	if lines := t.records.Load(); lines != nil {
 		return *lines
 	}
 	x.view.RLock()
 	defer x.view.RUnlock()
 	return t.lines(x.state.releases)
+}
+
+// Held is what a tag names: the root, the repositories of the release that holds
+// it, and Lines, all three of one moment. There are no lines if it names nothing.
+func (x *Index) Held(image, name string) (root digest.Digest, repositories, lines []string) {
+	t := x.state.tags.get(tagKey{image, name})
+	if t == nil {
+		return "", nil, nil
+	}
+	if lines = x.lines(t); len(lines) == 0 {
+		return "", nil, nil
+	}
+	x.view.RLock()
+	holder := x.state.release(t.holder)
+	x.view.RUnlock()
+	return holder.root, holder.repositories(), lines
+}
+
+// repositories are those of the release, without reading all of it.
+func (r *release) repositories() []string {
+	if value := r.text.value.Load(); value != nil {
+		return value.Repositories
+	}
+	return unmarshal[[]string](gjson.Get(*r.text.line.Load(), "repositories").Raw)
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +88,39 @@ func TestAnswers(t *testing.T) {
 			}
 			golden(t, test.name, got.body)
 		})
+	}
+}
+
+// What is asked for most is put together of the lines of the index: byte for byte
+// what writing the decoded answer gives, of an image of the config, of one of another
+// CI's, and of one whose labels JSON has to escape.
+func TestTagAnswerBytes(t *testing.T) {
+	w, _, _ := full(t)
+	odd := w.release("refs/tags/v2.0.0", "c", "CD")
+	odd.Labels = map[string]string{`"items":[`: "<a & b>\u2028", "é": "\xff]}"}
+	odd.Image, odd.Repositories = "strange/image", []string{"other.test/strange/image"}
+	odd = w.publish(odd)
+	unread := w.release("refs/tags/v3.0.0", "d", "E")
+	unread.Image, unread.Repositories = "strange/unread", nil
+	w.publish(unread)
+	for _, path := range []string{image + "/tags/v1.2.3", image + "/tags/latest", "strange/image/tags/latest", "strange/unread/tags/v3.0.0?seq=4"} {
+		got := w.get("/v1/images/" + path)
+		var answer httpapi.TagAnswer
+		if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+			t.Fatalf("%s: %v in %s", path, err, got.body)
+		}
+		want, err := json.Marshal(answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records := w.index.Tag(answer.Image, answer.Tag)
+		if got.body != string(want)+"\n" || !reflect.DeepEqual(answer.Items, records) || answer.Root != records[0].Root() || answer.Seq != w.index.Seq() {
+			t.Errorf("%s: got %s, want %s of %v", path, got.body, want, records)
+		}
+		rel, _ := w.index.Release(records[0].Release)
+		if !slices.Equal(answer.Repositories, rel.Repositories) {
+			t.Errorf("%s: repositories %v, want %v", path, answer.Repositories, rel.Repositories)
+		}
 	}
 }
 

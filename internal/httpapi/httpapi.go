@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.opentelemetry.io/otel/trace"
 
@@ -31,6 +32,10 @@ type Index interface {
 	Count() int
 	// Tag are the records of a tag, by platform.
 	Tag(image, name string) []imgd.Record
+	// Held is what a tag names: the root, the repositories of the release that
+	// holds it, and its records, each in JSON, by platform; all of one moment. There
+	// are no lines if it names nothing.
+	Held(image, name string) (root digest.Digest, repositories, lines []string)
 	// Find answers the records that f chooses, in its order, whether there are
 	// more of them behind its limit, and the sequence they stand for.
 	Find(f imgd.Find) (found []imgd.Record, more bool, seq uint64)

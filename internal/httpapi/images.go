@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"net/http"
@@ -142,13 +143,33 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 	if err != nil {
 		return err
 	}
-	records := a.Index.Tag(image, tag)
-	if len(records) == 0 {
+	root, repositories, lines := a.Index.Held(image, tag)
+	if len(lines) == 0 {
 		return a.unknown(image, tag)
 	}
-	return answer(w, http.StatusOK, TagAnswer{
-		Image: image, Tag: tag, Root: records[0].Root(), Repositories: a.repositories(image, records[0].Release), Items: records, Seq: seq,
-	})
+	if configured := a.configured(image); len(configured) > 0 {
+		repositories = configured
+	}
+	writeJSON(w, http.StatusOK, "application/json", tagAnswer(TagAnswer{Image: image, Tag: tag, Root: root, Repositories: repositories, Seq: seq}, lines))
+	return nil
+}
+
+// tagAnswer is what has these lines as its items, in JSON. They are not read and
+// written again: this is what is asked for most.
+func tagAnswer(t TagAnswer, lines []string) []byte {
+	const items = `"items":[`
+	t.Items = []imgd.Record{}
+	b := marshal(t)
+	at := bytes.LastIndex(b, []byte(items)) + len(items) // behind it there is a number
+	rest := string(b[at:])
+	b = b[:at]
+	for i, line := range lines {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, line...)
+	}
+	return append(b, rest...)
 }
 
 // unknown says what is not in the index.
@@ -171,15 +192,19 @@ func (a *API) unknown(image, tag string) error {
 // repositories are those that config has for the image, in its order, else
 // those that the release was pushed to.
 func (a *API) repositories(image, release string) []string {
+	if all := a.configured(image); len(all) > 0 {
+		return all
+	}
+	rel, _ := a.Index.Release(release)
+	return rel.Repositories
+}
+
+func (a *API) configured(image string) []string {
 	var all []string
 	for _, project := range a.Projects.All() {
 		if project.Image == image {
 			all = append(all, project.Repositories...)
 		}
-	}
-	if len(all) == 0 {
-		rel, _ := a.Index.Release(release)
-		return rel.Repositories
 	}
 	return all
 }

@@ -103,10 +103,18 @@ func answer(w http.ResponseWriter, status int, v any) error {
 }
 
 func write(w http.ResponseWriter, status int, mediaType string, v any) {
+	writeJSON(w, status, mediaType, marshal(v))
+}
+
+func marshal(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic("unreachable: answers always marshal: " + err.Error())
 	}
+	return b
+}
+
+func writeJSON(w http.ResponseWriter, status int, mediaType string, b []byte) {
 	w.Header().Set("Content-Type", mediaType)
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n')) // it fails if the caller is gone: nothing is lost

@@ -36,6 +36,9 @@ var repeatable = []string{"what", "label"}
 
 // parse refuses what is not known: a misspelt filter would answer too much.
 func parse(r *http.Request, known ...string) (query, error) {
+	if r.URL.RawQuery == "" {
+		return query{}, nil
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return query{}, usage("read the query: " + err.Error())
@@ -163,6 +166,9 @@ func (a *API) seq(ctx context.Context, q query) (uint64, error) {
 }
 
 func (a *API) folded(ctx context.Context, seq uint64) error {
+	if a.Index.Seq() >= seq {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, foldTime)
 	defer cancel()
 	ctx, stop := a.waits.until(ctx)
