@@ -61,6 +61,8 @@ type fileEngine struct {
 	rotateSize int64
 	unknown    error // after it nobody knows what is durable: nothing more is written
 
+	following following
+
 	entered  chan struct{} // has room for one sign that there is something to write
 	stop     chan struct{} // closed when no snapshot is to begin any more
 	snapshot sync.WaitGroup
@@ -184,6 +186,7 @@ func (f *fileEngine) load(random io.Reader, was string) (*state, error) {
 		return nil, err
 	}
 	f.older = found.older
+	f.following.written(found.snapshot)
 	return s, syncDir(f.dir)
 }
 
@@ -302,6 +305,7 @@ func (f *fileEngine) follow() {
 		}
 		began := time.Now()
 		err := f.write()
+		f.following.tried(began, err)
 		wait = max(snapshotDelay, (snapshotShare-1)*time.Since(began))
 		if errors.Is(err, errUnknown) {
 			f.lost = err
@@ -331,6 +335,7 @@ func (f *fileEngine) write() error {
 	if err := f.replace(z.writeTo); err != nil {
 		return err
 	}
+	f.following.written(z.seq)
 	z.rest()
 	return f.hold(func(now frozen) error {
 		return f.once(func() error { return f.release(now.seq == z.seq) })

@@ -42,8 +42,9 @@ type Config struct {
 // concurrent use; what they answered is durable. Answers share slices and maps
 // with the state: do not change them.
 type Index struct {
-	config Config
-	log    *log
+	config    Config
+	log       *log
+	following *following // of images.json
 
 	state *state
 	_     cpu.CacheLinePad // whoever locks view writes to its line of memory
@@ -97,7 +98,7 @@ func load(config Config) (*Index, *fileEngine, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	x := &Index{config: config, state: state}
+	x := &Index{config: config, following: &engine.following, state: state}
 	x.log = newLog(x, engine)
 	return x, engine, nil
 }

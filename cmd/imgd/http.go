@@ -58,8 +58,8 @@ func (d *daemon) ready(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// checks are what must answer before a request can go its way. The index is
-// loaded by the time there is an API.
+// checks are what must answer before a request can go its way, and whether
+// images.json follows the index, which is loaded by the time there is an API.
 func (d *daemon) checks(ctx context.Context) []httpapi.Check {
 	checks := []httpapi.Check{
 		{Name: "running", Run: func(context.Context) error {
@@ -70,6 +70,7 @@ func (d *daemon) checks(ctx context.Context) []httpapi.Check {
 		}},
 		{Name: "nats", Run: d.bus.Ping},
 		{Name: "queue", Run: func(context.Context) error { return d.bus.Paused() }},
+		{Name: "index", Run: d.indexFollows},
 	}
 	return append(checks, d.parts()...)
 }

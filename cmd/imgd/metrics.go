@@ -52,7 +52,7 @@ func (d *daemon) gauges() httpapi.Gauges {
 	return httpapi.Gauges{
 		Depth: d.bus.Depth, Paused: d.bus.Paused,
 		Untold:    func() int { return len(d.index.Published(d.index.Told())) },
-		IndexSize: d.indexSize, Restarts: d.stack.restarts, Reloads: d.live.reloads,
+		IndexSize: d.indexSize, IndexLag: d.indexLag, Restarts: d.stack.restarts, Reloads: d.live.reloads,
 	}
 }
 
@@ -62,4 +62,21 @@ func (d *daemon) indexSize() (int64, error) {
 		return 0, fmt.Errorf("look at the index: %w", err)
 	}
 	return info.Size(), nil
+}
+
+func (d *daemon) indexLag() (entries uint64, failing time.Duration) {
+	lag := d.index.Lag()
+	if lag.Err != nil {
+		failing = time.Since(lag.Since)
+	}
+	return lag.Entries, failing
+}
+
+// indexFollows says since when images.json has not followed the index.
+func (d *daemon) indexFollows(context.Context) error {
+	lag := d.index.Lag()
+	if lag.Err == nil {
+		return nil
+	}
+	return fmt.Errorf("images.json could not be written since %s and lacks %d entries, which the journal has: %w", lag.Since.UTC().Format(time.RFC3339), lag.Entries, lag.Err)
 }

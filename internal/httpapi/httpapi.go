@@ -147,6 +147,9 @@ type Gauges struct {
 	Reloads func() Reloads
 	// IndexSize is how many bytes images.json has.
 	IndexSize func() (int64, error)
+	// IndexLag is how many entries images.json lacks, and for how long it could not
+	// be written, 0 if it could.
+	IndexLag func() (entries uint64, failing time.Duration)
 	// Restarts is how often buildkitd was started again.
 	Restarts func() uint64
 }

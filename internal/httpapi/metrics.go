@@ -42,6 +42,8 @@ var (
 	indexSeq     = describe("index_seq", "Sequence of the last entry of the index.")
 	indexRecords = describe("index_records", "Records in the index: one for each tag and platform.")
 	indexSize    = describe("index_size_bytes", "Size of images.json.")
+	indexBehind  = describe("index_behind_entries", "Entries that images.json lacks; the journal has them.")
+	indexFailing = describe("index_failing_seconds", "For how long images.json could not be written, 0 if it could at the last try.")
 	untold       = describe("events_untold", "Published releases that are not announced yet.")
 	queueDepth   = describe("queue_messages", "Requests that wait in the queue or are being handled.")
 	queueOldest  = describe("queue_oldest_seconds", "Age of the oldest request that waits in the queue or is being handled, 0 if there is none.")
@@ -64,7 +66,7 @@ type collector struct {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{releasesOpen, oldestOpen, indexSeq, indexRecords, indexSize, untold,
+	for _, d := range []*prometheus.Desc{releasesOpen, oldestOpen, indexSeq, indexRecords, indexSize, indexBehind, indexFailing, untold,
 		queueDepth, queueOldest, deadLetters, paused, up, restarts, scrapeErrors} {
 		descs <- d
 	}
@@ -101,6 +103,11 @@ func (c *collector) index(m sink) {
 	m.gauge(indexRecords, float64(c.api.Index.Count()))
 	if c.api.Gauges.Untold != nil {
 		m.gauge(untold, float64(c.api.Gauges.Untold()))
+	}
+	if c.api.Gauges.IndexLag != nil {
+		entries, failing := c.api.Gauges.IndexLag()
+		m.gauge(indexBehind, float64(entries))
+		m.gauge(indexFailing, failing.Seconds())
 	}
 	if c.api.Gauges.IndexSize == nil {
 		return

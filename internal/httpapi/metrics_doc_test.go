@@ -24,7 +24,7 @@ func everything(t *testing.T) *world {
 		c.Gauges = httpapi.Gauges{
 			Depth:  func(context.Context) (imgd.Depth, error) { return imgd.Depth{}, nil },
 			Paused: func() error { return nil }, Untold: func() int { return 0 },
-			IndexSize: func() (int64, error) { return 0, nil }, Restarts: func() uint64 { return 0 },
+			IndexSize: func() (int64, error) { return 0, nil }, IndexLag: func() (uint64, time.Duration) { return 0, 0 }, Restarts: func() uint64 { return 0 },
 			Reloads: func() httpapi.Reloads { return httpapi.Reloads{} },
 		}
 	})
