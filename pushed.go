@@ -160,6 +160,24 @@ func (in *Pushed) release(id string, now time.Time) (Release, error) {
 	return rel, nil
 }
 
+// Unread is the release that in would be if it had been recorded at that time, and
+// not looked for in the registry; of the request with that ID. ErrInvalid as of
+// Check.
+func (in *Pushed) Unread(request string, at time.Time) (Release, error) {
+	if err := in.Check(); err != nil {
+		return Release{}, err
+	}
+	rel, err := in.release(request, at)
+	if err != nil {
+		return rel, err
+	}
+	if in.Registry != "" {
+		rel.Repositories = []string{in.Registry + "/" + in.Image}
+	}
+	in.unread(&rel)
+	return rel, nil
+}
+
 // unread makes rel of what was said alone: one manifest, of which nobody has
 // read media type and size.
 func (in *Pushed) unread(rel *Release) {
