@@ -303,6 +303,7 @@ type Release struct {
 type ReleaseTag struct {
 	Name       string        `json:"tag"`
 	Kind       version.Kind  `json:"kind"`
+	Ref        string        `json:"ref,omitempty"`    // that a branch tag stands for, where a command took it; else the request's
 	Reason     string        `json:"reason,omitempty"` // why it was not taken; empty: claimed or held
 	Generation uint64        `json:"generation,omitempty"`
 	Previous   digest.Digest `json:"previous,omitempty"` // root the tag named before

@@ -10,13 +10,13 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
-// complete says of what only the index knows: the kinds that the tags of a
-// command have, and the release that an untag takes its tag from.
+// complete says of what only the index knows: the kinds and the branches that the
+// tags of a command have, and the release that an untag takes its tag from.
 func (v view) complete(rel *imgd.Release) {
 	for i := range rel.Tags {
 		tag, known := v.tags[rel.Tags[i].Name]
 		if known {
-			rel.Tags[i].Kind = tag.Kind
+			rel.Tags[i].Kind, rel.Tags[i].Ref = tag.Kind, tag.Ref
 		}
 		if rel.Root.Digest == "" {
 			rel.Removes = cmp.Or(v.releases[tag.Holder].Removes, tag.Holder)

@@ -33,6 +33,9 @@ const maxTold = 20
 // of them, checked, or an error that names each bad one by its number, from 1.
 // None may have been published after now.
 func readPlain(text []byte, registry string, now time.Time) ([]imported, error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, errors.New("it is empty")
+	}
 	elements, err := split(text)
 	if err != nil {
 		return nil, fmt.Errorf("element %d: %w", len(elements)+1, err)

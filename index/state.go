@@ -292,7 +292,7 @@ func (s *state) admit(rel imgd.Release) {
 		if now.Tag == "" {
 			now = tagState{Image: rel.Image, Tag: t.Name, Kind: t.Kind}
 			if t.Kind == version.KindBranch {
-				now.Ref = rel.Request.Ref
+				now.Ref = cmp.Or(t.Ref, rel.Request.Ref)
 			}
 		}
 		s.lapse(now.Claim, t.Name, rel.ID)
