@@ -83,7 +83,11 @@ type Config struct {
 	// Events of ends name the project's image, empty if it is not configured,
 	// and the index.
 	Image   func(project string) string
-	IndexID string
+	IndexID string // default: that of Index
+
+	// Index is held against the streams before anything is taken from the queue or
+	// announced: see Fits. Default: it is not asked.
+	Index Index
 }
 
 func (c Config) withDefaults() Config {
@@ -106,6 +110,9 @@ func (c Config) withDefaults() Config {
 	if c.Image == nil {
 		c.Image = func(string) string { return "" }
 	}
+	if c.Index != nil {
+		c.IndexID = cmp.Or(c.IndexID, c.Index.ID())
+	}
 	c.Observe = c.Observe.withDefaults()
 	return c
 }
@@ -118,9 +125,10 @@ type Bus struct {
 
 	requests, status, events, dead jetstream.Stream
 
-	outage *outage
-	first  firstStates
-	tracer tracer
+	handshake handshake
+	outage    *outage
+	first     firstStates
+	tracer    tracer
 }
 
 // Connect connects to NATS and declares the streams, which is safe to repeat
@@ -130,6 +138,9 @@ type Bus struct {
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	b := &Bus{cfg: cfg.withDefaults(), tracer: newTracer(cfg.Traces)}
 	b.outage = newOutage(b.cfg)
+	if b.cfg.Index != nil {
+		b.outage.ready = b.ready
+	}
 	nc, err := nats.Connect(b.cfg.URL, b.options()...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to nats: %w", marked(err))
@@ -160,7 +171,10 @@ func (b *Bus) options() []nats.Option {
 				log.Warn("nats connection lost", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connected again", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("nats connected again", "server", nc.ConnectedUrlRedacted())
+			b.handshake.set(false) // it may be another server, or have other streams
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats reports", "error", err) }),
 	}
 	if b.cfg.Creds != "" {

@@ -144,6 +144,10 @@ func (w *worker) redeclare(ctx context.Context, cons jetstream.Consumer) jetstre
 // whole lease, and the server may send one before it hears that he has. What
 // comes when an outage has begun goes back too, for a daemon that has none.
 func (w *worker) take(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, error) {
+	if err := w.Fits(ctx); err != nil {
+		_ = w.outage.look(ctx) // which says so
+		return nil, err
+	}
 	batch, err := cons.Fetch(1, jetstream.FetchMaxWait(w.cfg.Poll))
 	if err != nil {
 		return nil, fmt.Errorf("ask for a request: %w", err)

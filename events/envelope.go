@@ -62,9 +62,12 @@ type cloudEvent struct {
 	Data            any       `json:"data"`
 }
 
+// urnPrefix makes a URN of an index's ID.
+const urnPrefix = "urn:imgd:"
+
 // newEvent is an event of the index with that ID, without subject and data.
 func newEvent(id, typ string, at time.Time, indexID string) cloudEvent {
-	return cloudEvent{SpecVersion: cloudEvents, ID: id, Source: "urn:imgd:" + indexID, Type: typ,
+	return cloudEvent{SpecVersion: cloudEvents, ID: id, Source: urnPrefix + indexID, Type: typ,
 		Time: at.UTC(), DataContentType: dataContentType}
 }
 

@@ -49,6 +49,7 @@ type releaseData struct {
 	Records []imgd.Record `json:"records"` // none of tags that were removed
 	Tags    []releaseTag  `json:"tags"`
 	Reason  string        `json:"reason,omitempty"` // why they were removed
+	Stored  imgd.Release  `json:"stored"`           // the release as images.json has it: an index that has lost it takes it from here
 }
 
 type releaseTag struct {
@@ -92,7 +93,7 @@ func Envelope(rel imgd.Release, indexID string) (subject string, body []byte, er
 
 func customData(rel imgd.Release) releaseData {
 	removes := rel.Root.Digest == ""
-	data := releaseData{Release: rel.ID, Request: rel.Request.ID, Seq: rel.Seq, Records: []imgd.Record{}, Tags: []releaseTag{}}
+	data := releaseData{Release: rel.ID, Request: rel.Request.ID, Seq: rel.Seq, Records: []imgd.Record{}, Tags: []releaseTag{}, Stored: rel}
 	for _, t := range rel.Taken() {
 		tag := releaseTag{Tag: t.Name, Kind: t.Kind, Ref: rel.Request.Ref, Generation: t.Generation, AskedAt: rel.Request.AskedAt.UTC()}
 		if removes {

@@ -91,9 +91,12 @@ func (b *Bus) insist(ctx context.Context, what string, do func() error) error {
 	}
 }
 
-// announce writes the event of rel if it is not there. Safe to repeat: the
-// event is always the same bytes, and written once.
+// announce writes the event of rel if it is not there, and the index fits. Safe to
+// repeat: the event is always the same bytes, and written once.
 func (b *Bus) announce(ctx context.Context, rel imgd.Release, indexID string) error {
+	if err := b.Fits(ctx); err != nil {
+		return err
+	}
 	subject, body, err := Envelope(rel, indexID)
 	if err != nil {
 		return err

@@ -298,15 +298,17 @@ func FuzzImport(f *testing.F) {
 	f.Add([]byte(`[{"ImageName":"a"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		dir := t.TempDir()
-		done, err := index.ImportInto(dir, importing(text))
-		if err != nil {
-			if done.Changed {
-				t.Fatalf("%+v, and %v", done, err)
-			}
+		look := importing(text)
+		look.DryRun = true
+		would, err := index.ImportInto(dir, look)
+		if err != nil && would.Changed {
+			t.Fatalf("%+v, and %v", would, err)
+		}
+		if !would.Changed {
 			return
 		}
-		if !done.Changed {
-			return
+		if done, err := index.ImportInto(dir, importing(text)); err != nil || !done.Changed {
+			t.Fatalf("%+v, %v", done, err)
 		}
 		if _, err := index.Check(dir); err != nil {
 			t.Fatal(err)
