@@ -136,6 +136,37 @@ type Bus struct {
 // server answers; a connection that is lost later is tried again for ever.
 // Close ends what it starts.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.declare(ctx); err != nil {
+		b.nc.Close()
+		return nil, marked(err)
+	}
+	b.first.start(b)
+	return b, nil
+}
+
+// Look is Connect for those who only read what the index has told: it changes
+// nothing. imgd.ErrNotFound if there is no IMGD_EVENTS.
+func Look(ctx context.Context, cfg Config) (*Bus, error) {
+	b, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if b.events, err = b.js.Stream(ctx, eventsStream); err != nil {
+		b.nc.Close()
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			err = imgd.ErrNotFound
+		}
+		return nil, fmt.Errorf("look for stream %s at %s: %w", eventsStream, b.cfg.URL, marked(err))
+	}
+	b.first.stop = func() {}
+	return b, nil
+}
+
+func open(cfg Config) (*Bus, error) {
 	b := &Bus{cfg: cfg.withDefaults(), tracer: newTracer(cfg.Traces)}
 	b.outage = newOutage(b.cfg)
 	if b.cfg.Index != nil {
@@ -150,11 +181,6 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 		nc.Close()
 		return nil, fmt.Errorf("use jetstream: %w", err)
 	}
-	if err := b.declare(ctx); err != nil {
-		nc.Close()
-		return nil, marked(err)
-	}
-	b.first.start(b)
 	return b, nil
 }
 

@@ -201,7 +201,7 @@ func (b *Bus) Owner(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
 	of, err := b.queueOf(ctx, "")
-	if err != nil || of != "" {
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) || of != "" {
 		return of, err
 	}
 	var last toldRelease

@@ -157,7 +157,9 @@ func (in Import) plain(s *state, here string) (done Imported, next *state, err e
 		told := s.seq
 		s.enter(entry{Writer: importer, At: now, Told: &told})
 	}
-	done.ID, done.Releases = s.id, len(rels)
+	if done.Releases = len(rels); !in.DryRun { // else a new one's is yet to be drawn
+		done.ID = s.id
+	}
 	return done, s, nil
 }
 

@@ -12,6 +12,7 @@ import (
 func (d *daemon) probes() []httpapi.Probe {
 	probes := []httpapi.Probe{
 		{Name: "nats", Run: d.probeNATS, Todo: "see that NATS runs with JetStream, and that nats.url and its credentials are right"},
+		{Name: "index", Run: d.probeIndex, Todo: "stop imgd, run imgd index recover, and start it; or put the right index in the data directory"},
 		{Name: "disk", Run: d.probeDisk, Todo: "free some space in the data directory, or set disk.minFreeMB"},
 		{Name: "buildkit", Run: d.probeBuildKit, Todo: "see that buildkitd runs and that buildkit.address is right; of imgd's own, the log is buildkit/buildkitd.log in the data directory"},
 		{Name: "registry", Run: d.probeRegistry, Todo: "see that the registry runs, and that registry.address, registry.plainHTTP and registry.caFile are right"},
@@ -31,6 +32,10 @@ func (d *daemon) probes() []httpapi.Probe {
 
 func (d *daemon) probeNATS(ctx context.Context) (string, error) {
 	return "JetStream at " + d.stack.NATS, d.bus.Ping(ctx)
+}
+
+func (d *daemon) probeIndex(ctx context.Context) (string, error) {
+	return d.index.ID(), d.bus.Fits(ctx)
 }
 
 func (d *daemon) probeDisk(ctx context.Context) (string, error) {

@@ -58,8 +58,9 @@ func (d *daemon) ready(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// checks are what must answer before a request can go its way, and whether
-// images.json follows the index, which is loaded by the time there is an API.
+// checks are what must answer before a request can go its way, whether the index,
+// which is loaded by the time there is an API, may decide, and whether images.json
+// follows it.
 func (d *daemon) checks(ctx context.Context) []httpapi.Check {
 	checks := []httpapi.Check{
 		{Name: "running", Run: func(context.Context) error {
@@ -70,7 +71,7 @@ func (d *daemon) checks(ctx context.Context) []httpapi.Check {
 		}},
 		{Name: "nats", Run: d.bus.Ping},
 		{Name: "queue", Run: func(context.Context) error { return d.bus.Paused() }},
-		{Name: "index", Run: d.indexFollows},
+		{Name: "index", Run: func(ctx context.Context) error { return errors.Join(d.bus.Fits(ctx), d.indexFollows(ctx)) }},
 	}
 	return append(checks, d.parts()...)
 }

@@ -9,19 +9,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgd/imgd/index"
+	"github.com/imgd/imgd/internal/client"
 )
 
 func indexCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "index",
-		Short: "Check and export the whole index",
-		Long: `Check and export the whole index, which is in index/ of the data directory:
-images.json, and a journal that it follows. A daemon may be running on it.`,
-		Example: "  imgd index check\n  imgd index export > images.json",
+		Short: "Check, export, import and recover the whole index",
+		Long: `Check, export, import and recover the whole index, which is in index/ of the data
+directory: images.json, and a journal that it follows. To check and to export it, a
+daemon may be running on it.
+
+` + client.ExitHelp,
+		Example: "  imgd index check\n  imgd index export > images.json\n  imgd index import images.json\n  imgd index recover",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(indexCheckCommand(), indexExportCommand())
+	cmd.AddCommand(indexCheckCommand(), indexExportCommand(), indexImportCommand(), indexRecoverCommand())
 	return cmd
 }
 

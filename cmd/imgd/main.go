@@ -42,9 +42,14 @@ func main() {
 // errUsage marks what was wrong on the command line.
 var errUsage = errors.New("see imgd --help")
 
-// exitCode is 2 for a wrong command line or config, else 1.
+// exitCode is 2 for a wrong command line or config, what an error says itself, and
+// else 1.
 func exitCode(err error) int {
 	var wrong complaints
+	var exit *client.ExitError
+	if errors.As(err, &exit) {
+		return client.ExitCode(err)
+	}
 	if errors.Is(err, errUsage) || errors.As(err, &wrong) {
 		return 2
 	}

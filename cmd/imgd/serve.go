@@ -147,7 +147,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: d.index, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
+		Index: fitting{d.index, d.bus.Fits}, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
 	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
 	if err != nil {
 		return closeAll, err
@@ -173,7 +173,7 @@ func (d *daemon) busConfig() events.Config {
 	return events.Config{
 		URL: d.stack.NATS, Creds: d.cfg.NATS.CredsFile, Slots: d.cfg.Build.Slots, Lease: d.cfg.Queue.Lease, Timeout: min(callTime, d.cfg.Queue.Lease/2),
 		RetryFor: d.cfg.Queue.RetryFor, Tries: d.cfg.Queue.Tries, Grace: d.grace(), Ready: d.ready,
-		IndexID: d.index.ID(), Image: d.image, Observe: d.observer(), Traces: d.tracing.provider, Log: d.log,
+		Index: d.index, Image: d.image, Observe: d.observer(), Traces: d.tracing.provider, Log: d.log,
 	}
 }
 
@@ -258,7 +258,7 @@ func (d *daemon) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for stood := time.Duration(0); ; stood = openFor {
-		if err := d.pipeline.DriveOpen(ctx, time.Now(), stood); err != nil && ctx.Err() == nil {
+		if err := d.driveOpen(ctx, stood); err != nil && ctx.Err() == nil {
 			d.log.Error("drive open releases", "error", err)
 		}
 		select {
@@ -267,6 +267,13 @@ func (d *daemon) sweep(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+func (d *daemon) driveOpen(ctx context.Context, stood time.Duration) error {
+	if err := d.bus.Fits(ctx); err != nil { // they would put tags back
+		return err
+	}
+	return d.pipeline.DriveOpen(ctx, time.Now(), stood)
 }
 
 // serveHTTP serves until work is done. Once ctx is done it is not ready.
