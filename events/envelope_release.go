@@ -49,7 +49,7 @@ type releaseData struct {
 	Records []imgd.Record `json:"records"` // none of tags that were removed
 	Tags    []releaseTag  `json:"tags"`
 	Reason  string        `json:"reason,omitempty"` // why they were removed
-	Stored  imgd.Release  `json:"stored"`           // the release as images.json has it: an index that has lost it takes it from here
+	Stored  string        `json:"stored"`           // the release as a line of images.json, for an index that has lost it
 }
 
 type releaseTag struct {
@@ -80,7 +80,10 @@ func Envelope(rel imgd.Release, indexID string) (subject string, body []byte, er
 	c.Context.SpecVersion, c.Context.ID, c.Context.Source = cdEvents, e.ID, e.Source
 	c.Context.Type, c.Context.Timestamp = e.Type, e.Time
 	c.Subject.ID, c.Subject.Source = purl, e.Source
-	c.CustomData, c.CustomDataContentType = customData(rel), dataContentType
+	if c.CustomData, err = customData(rel); err != nil {
+		return "", nil, fmt.Errorf("write event of release %s: %w", rel.ID, err)
+	}
+	c.CustomDataContentType = dataContentType
 	if what == tellDeleted {
 		c.Subject.Content.User = rel.Request.By
 	}
@@ -91,9 +94,10 @@ func Envelope(rel imgd.Release, indexID string) (subject string, body []byte, er
 	return eventSubject(what, rel.Image, rel.ID), body, nil
 }
 
-func customData(rel imgd.Release) releaseData {
+func customData(rel imgd.Release) (releaseData, error) {
 	removes := rel.Root.Digest == ""
-	data := releaseData{Release: rel.ID, Request: rel.Request.ID, Seq: rel.Seq, Records: []imgd.Record{}, Tags: []releaseTag{}, Stored: rel}
+	line, err := marshal(rel)
+	data := releaseData{Release: rel.ID, Request: rel.Request.ID, Seq: rel.Seq, Records: []imgd.Record{}, Tags: []releaseTag{}, Stored: string(line)}
 	for _, t := range rel.Taken() {
 		tag := releaseTag{Tag: t.Name, Kind: t.Kind, Ref: rel.Request.Ref, Generation: t.Generation, AskedAt: rel.Request.AskedAt.UTC()}
 		if removes {
@@ -106,7 +110,7 @@ func customData(rel imgd.Release) releaseData {
 	if removes {
 		data.Reason = rel.Request.Reason
 	}
-	return data
+	return data, err
 }
 
 // packageURL is the release as pkg:oci/<last name part>@<root>, where it lies

@@ -172,7 +172,7 @@ type toldRelease struct {
 	Index   string
 	Release string
 	Seq     uint64
-	Stored  imgd.Release // zero: the event does not have it
+	Stored  string // line of images.json
 }
 
 // parseTold reads a published or deleted event, zero if it is none.
@@ -183,7 +183,7 @@ func parseTold(data []byte) toldRelease {
 			CustomData struct {
 				Release string
 				Seq     uint64
-				Stored  imgd.Release
+				Stored  string
 			}
 		}
 	}
@@ -229,13 +229,14 @@ func (b *Bus) Told(ctx context.Context, index string, f func(rel imgd.Release, l
 		if told.Index != index {
 			return nil
 		}
-		if told.Stored.ID == "" || told.Stored.ID != told.Release || told.Stored.Seq != told.Seq {
+		var rel imgd.Release
+		if json.Unmarshal([]byte(told.Stored), &rel) != nil || rel.ID == "" || rel.ID != told.Release || rel.Seq != told.Seq {
 			return fmt.Errorf("event %d of %s does not have release %s: %w", seq, eventsStream, told.Release, imgd.ErrInvalid)
 		}
 		meta, err := msg.Metadata()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", eventsStream, err)
 		}
-		return f(told.Stored, meta.NumPending)
+		return f(rel, meta.NumPending)
 	})
 }
