@@ -24,7 +24,7 @@ type Index interface {
 }
 
 // indexKey is the metadata of IMGD_REQUESTS that names the index whose daemons
-// work for it. Who finds none enters his own.
+// work for it. Who finds none enters his own, as it connects.
 const indexKey = "imgd.index"
 
 // handshakeTime bounds a handshake, which is a few questions, so that a look at the
@@ -112,7 +112,16 @@ func (b *Bus) shakeHands(ctx context.Context) error {
 	return nil
 }
 
-// queueOf is the ID of the index whose queue it is: that of the first who asked.
+// withIndex is a stream's metadata with the index's ID.
+func withIndex(metadata map[string]string, id string) map[string]string {
+	with := map[string]string{}
+	maps.Copy(with, metadata)
+	with[indexKey] = id
+	return with
+}
+
+// queueOf is the ID of the index whose queue it is: that of the first who has
+// connected, or asked after its metadata was removed.
 func (b *Bus) queueOf(ctx context.Context, own string) (string, error) {
 	stream, err := b.js.Stream(ctx, requestsStream)
 	if err != nil {
@@ -122,11 +131,7 @@ func (b *Bus) queueOf(ctx context.Context, own string) (string, error) {
 	if of := cfg.Metadata[indexKey]; of != "" || own == "" {
 		return of, nil
 	}
-	cfg.Metadata = maps.Clone(cfg.Metadata)
-	if cfg.Metadata == nil {
-		cfg.Metadata = map[string]string{}
-	}
-	cfg.Metadata[indexKey] = own
+	cfg.Metadata = withIndex(cfg.Metadata, own)
 	if _, err = b.js.UpdateStream(ctx, cfg); err != nil {
 		return "", err
 	}

@@ -38,7 +38,8 @@ const maxRequest = 256 << 10
 // acknowledged: any two of three have all of them, so one may be lost.
 const clusterReplicas = 3
 
-func streams(replicas int) []jetstream.StreamConfig {
+// streams are the configs of a bus whose index has that ID, empty if it has none.
+func streams(replicas int, index string) []jetstream.StreamConfig {
 	configs := []jetstream.StreamConfig{
 		{Name: requestsStream, Subjects: []string{requestsPrefix + ">"}, Retention: jetstream.WorkQueuePolicy, MaxMsgSize: maxRequest,
 			Description: "requests to build, until they have ended"},
@@ -54,6 +55,9 @@ func streams(replicas int) []jetstream.StreamConfig {
 		configs[i].AllowDirect = true
 		configs[i].Replicas = replicas
 	}
+	if index != "" {
+		configs[0].Metadata = map[string]string{indexKey: index}
+	}
 	return configs
 }
 
@@ -62,7 +66,11 @@ func (b *Bus) declare(ctx context.Context) error {
 	if b.nc.ConnectedClusterName() != "" {
 		replicas = clusterReplicas
 	}
-	for _, cfg := range streams(replicas) {
+	index := ""
+	if b.cfg.Index != nil {
+		index = b.cfg.Index.ID()
+	}
+	for _, cfg := range streams(replicas, index) {
 		stream, err := b.declareStream(ctx, cfg)
 		if err != nil {
 			return fmt.Errorf("declare stream %s: %w", cfg.Name, err)
@@ -117,6 +125,9 @@ func merge(have, want jetstream.StreamConfig) (merged jetstream.StreamConfig, ch
 	}
 	if want.MaxMsgsPerSubject > 0 && have.MaxMsgsPerSubject != want.MaxMsgsPerSubject {
 		merged.MaxMsgsPerSubject, changed = want.MaxMsgsPerSubject, true
+	}
+	if of := want.Metadata[indexKey]; of != "" && have.Metadata[indexKey] == "" {
+		merged.Metadata, changed = withIndex(have.Metadata, of), true
 	}
 	if !have.AllowDirect {
 		merged.AllowDirect, changed = true, true

@@ -14,7 +14,9 @@ import (
 )
 
 // format is the version of entries and images.json that this code writes.
-// Whoever meets a newer one stops deciding.
+// Whoever meets a newer one stops deciding. There is no older one: what has to
+// read one converts it in decode and in decodeEntry, which know the number, and
+// keeps the file as images.json.v<number> before the first snapshot.
 const format = 1
 
 // An entry is one line of the log: a decision, with all that it rests on. The

@@ -48,8 +48,12 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// An example is run in a directory that has an imgd.yaml, for a data directory
-// with an empty index.
+// releases is the past of another system.
+const releases = `[{"ImageName":"myorg/app","Tag":"v1.4.0","Digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+"PublishedAt":"2026-01-02T03:04:05Z","SourceRef":"https://git.example.com/myorg/app@0123456789012345678901234567890123456789"}]`
+
+// An example is run in a directory that has an imgd.yaml and a past,
+// for a data directory with an empty index.
 type example struct {
 	*testing.T
 	dir, data string
@@ -57,9 +61,8 @@ type example struct {
 
 func newExample(t *testing.T) *example {
 	e := &example{T: t, dir: t.TempDir(), data: filepath.Join(t.TempDir(), "data")}
-	if err := os.WriteFile(filepath.Join(e.dir, "imgd.yaml"), []byte("log: {level: warn}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	e.write("imgd.yaml", []byte("log: {level: warn}\n"))
+	e.write("releases.json", []byte(releases))
 	x, err := index.Open(index.Config{Dir: filepath.Join(e.data, "index")})
 	if err != nil {
 		t.Fatal(err)
@@ -70,8 +73,15 @@ func newExample(t *testing.T) *example {
 	return e
 }
 
+func (e *example) write(name string, text []byte) {
+	e.Helper()
+	if err := os.WriteFile(filepath.Join(e.dir, name), text, 0o600); err != nil {
+		e.Fatal(err)
+	}
+}
+
 func (e *example) command(line string) *exec.Cmd {
-	line = strings.NewReplacer("/var/lib/imgd", e.data, "/mnt/backup", e.data, "127.0.0.1:7070", "127.0.0.1:0").Replace(line)
+	line = strings.NewReplacer("/var/lib/imgd", e.data, "/mnt/backup", e.data, "127.0.0.1:7070", "127.0.0.1:0", "/etc/imgd", e.dir).Replace(line)
 	ctx, cancel := context.WithTimeout(e.Context(), time.Minute)
 	e.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "bash", "-euc", "exec env "+line)
@@ -91,6 +101,16 @@ func (e *example) run(line string) {
 	if strings.Contains(line, "imgd health") {
 		defer e.served("imgd serve", line)()
 		return
+	}
+	if strings.Contains(line, "import images.json") {
+		whole, err := index.Export(filepath.Join(e.data, "index"))
+		if err != nil {
+			e.Fatal(err)
+		}
+		e.write("images.json", whole)
+	}
+	if strings.Contains(line, "imgd index recover") { // from streams that are there
+		e.served("imgd serve", "imgd health")()
 	}
 	before, _ := os.ReadDir(e.dir)
 	out, err := e.command(line).CombinedOutput()

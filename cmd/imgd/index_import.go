@@ -39,7 +39,7 @@ something else, refuses the file, and each is named. To import a file again chan
 nothing. What is imported is not announced.`,
 		Example: `  imgd index import images.json --index /var/lib/imgd/index
   imgd index import releases.json --dry-run
-  jq -c '.[]' releases.json | imgd index import - --registry registry.example.com`,
+  imgd index import - --registry registry.example.com < releases.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			in.Name, in.Now = args[0], time.Now()

@@ -179,10 +179,12 @@ func (c *checker) tagsOverTime() {
 			if taken.Generation == 0 || taken.Previous != before.Root.Digest {
 				c.say("I4", "%s: release %s has generation %d, after %q, and %q was before it", key, r.ID, taken.Generation, taken.Previous, before.Root.Digest)
 			}
-			if root, used := roots[taken.Generation]; used && root != r.Root.Digest {
+			if root, used := roots[taken.Generation]; used && r.Root.Digest != "" && root != r.Root.Digest {
 				c.say("I4", "%s: generation %d is that of %s and, in release %s, of %s", key, taken.Generation, root, r.ID, r.Root.Digest)
 			}
-			roots[taken.Generation] = r.Root.Digest
+			if r.Root.Digest != "" { // a removal ends a generation
+				roots[taken.Generation] = r.Root.Digest
+			}
 			if before.ID != "" {
 				c.step(key, before, r)
 			}
