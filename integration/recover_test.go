@@ -159,6 +159,7 @@ func (r *restored) told(n int) []string {
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	r := &restored{site: bareSite(t, scratchFiles("one")), dir: t.TempDir()}
+	r.watcher.Follows = func(_, _, old, now string) bool { return r.repo.Contains(t.Context(), now, old) }
 	r.config = r.site.config()
 	var err error
 	r.config.Registry.Listen, err = kit.OwnPort() // the registry's name is part of every image's
