@@ -60,8 +60,8 @@ const (
 )
 
 // Count is how many elements have that outcome.
-func (i Imported) Count(outcome ImportOutcome) (n int) {
-	for _, t := range i.Tags {
+func (d Imported) Count(outcome ImportOutcome) (n int) {
+	for _, t := range d.Tags {
 		if t.Outcome == outcome {
 			n++
 		}
