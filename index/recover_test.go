@@ -56,7 +56,17 @@ func lasting(t interface{ Fatal(...any) }, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Tags = slices.DeleteFunc(d.Tags, func(tag map[string]any) bool { delete(tag, "claim"); return tag["holder"] == nil })
+	open := map[any]bool{nil: true}
+	for _, rel := range d.Releases {
+		open[rel["id"]] = rel["state"] == "admitted"
+	}
+	d.Tags = slices.DeleteFunc(d.Tags, func(tag map[string]any) bool {
+		if !open[tag["claim"]] {
+			t.Fatal(fmt.Sprintf("a release that is not open claims %v", tag))
+		}
+		delete(tag, "claim")
+		return tag["holder"] == nil
+	})
 	d.Releases = slices.DeleteFunc(d.Releases, func(rel map[string]any) bool { return rel["state"] != "published" })
 	b, err := json.MarshalIndent(d, "", " ")
 	if err != nil {
@@ -195,6 +205,56 @@ func TestRecoverLeavesUntold(t *testing.T) {
 	x := open(t, dir, newWorld())
 	if left := x.Published(x.Told()); len(left) != 2 { // of the first the relay finds the event
 		t.Errorf("got %v, want both", left)
+	}
+	_, copied, id, told := recoverable(t)
+	dir = t.TempDir()
+	putBack(t, dir, copied)
+	if _, err := index.RecoverFrom(dir, toldBy(id, told[1:]), false); err != nil { // the first event has gone
+		t.Fatal(err)
+	}
+	x = open(t, dir, newWorld())
+	if left := x.Published(x.Told()); len(left) != 2 || left[0].ID != told[0].ID {
+		t.Errorf("got %v, want the first and what came after it", left)
+	}
+}
+
+// What a release has lost before it was published is not its claim any more, and
+// a branch tag stays its branch's though a command was the first to publish it.
+func TestRecoverClaims(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	w.heads["refs/heads/main"] = commit("b")
+	x := open(t, dir, w)
+	a, err := x.Admit(t.Context(), w.candidate("refs/tags/v1.0.0", "a", "A", 1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Admit(t.Context(), w.candidate("refs/heads/main", "b", "B", 2), ""); err != nil {
+		t.Fatal(err)
+	}
+	copied := images(t, dir)
+	if _, err := x.Forgo(t.Context(), a.ID, "latest", "refused"); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = x.Publish(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, x, command(1, &a, 3, "main"))
+	id, told := x.ID(), x.Published(0)
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := lasting(t, dir)
+	for _, copied := range []string{copied, ""} {
+		dir := t.TempDir()
+		if copied != "" {
+			putBack(t, dir, copied)
+		}
+		if _, err := index.RecoverFrom(dir, toldBy(id, told), false); err != nil {
+			t.Fatal(err)
+		}
+		if got := lasting(t, dir); got != want {
+			t.Errorf("it differs: %s", differing(got, want))
+		}
 	}
 }
 
