@@ -135,6 +135,9 @@ func (s *state) recover(rel imgd.Release) {
 			s.unclaim(was, t.Name) // it may have lost some since
 		}
 	}
+	for _, t := range rel.Taken() {
+		s.forget(tagKey{rel.Image, t.Name}, rel.ID)
+	}
 	claiming := rel
 	claiming.State, claiming.Seq = imgd.ReleaseAdmitted, 0
 	s.admit(claiming)
@@ -149,6 +152,19 @@ func (s *state) recover(rel imgd.Release) {
 	// No entry is left of which the next could follow: its hash is made of the one
 	// before and of what was recovered.
 	s.fold(entry{Seq: rel.Seq, At: rel.PublishedAt, Published: &p}, hashOf([]byte(s.hash+"\n"+marshal(rel))))
+}
+
+// forget makes a tag that was never held unknown, for a release that is to take
+// it: who claims it may have been abandoned since, and its kind and its branch
+// were his.
+func (s *state) forget(key tagKey, winner string) {
+	t := s.tags[key]
+	if t == nil || t.text.get().Generation > 0 {
+		return
+	}
+	s.lapse(t.claim, key.tag, winner)
+	s.sorted.Delete(t)
+	delete(s.tags, key)
 }
 
 // Has reports whether the release is in the index, published by entry seq.

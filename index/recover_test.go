@@ -196,6 +196,38 @@ func TestRecoverAgain(t *testing.T) {
 	}
 }
 
+// A tag that nobody has held is of the kind of who took it first and held it, and
+// not of who claimed it in the copy and was abandoned since.
+func TestRecoverKinds(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	w.heads["refs/heads/main"] = commit("b")
+	x := open(t, dir, w)
+	a := publish(t, x, w.candidate("refs/tags/v1.0.0", "a", "A", 1))
+	claim, err := x.Admit(t.Context(), command(1, &a, 2, "main"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := images(t, dir)
+	if _, err := x.Abandon(t.Context(), claim.ID, "dropped by ada"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, x, w.candidate("refs/heads/main", "b", "B", 3))
+	id, told := x.ID(), x.Published(0)
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := lasting(t, dir)
+	again := t.TempDir()
+	putBack(t, again, copied)
+	done, err := index.RecoverFrom(again, toldBy(id, told), false)
+	if err != nil || len(done.Open) != 1 || done.Open[0].ID != claim.ID {
+		t.Fatalf("got %+v, %v; want release %s to be open", done, err, claim.ID)
+	}
+	if got := lasting(t, again); got != want {
+		t.Errorf("it differs: %s", differing(got, want))
+	}
+}
+
 // What has not come to the events is told, once.
 func TestRecoverLeavesUntold(t *testing.T) {
 	dir, _, id, told := recoverable(t)
