@@ -158,13 +158,13 @@ func (s *state) recover(rel imgd.Release) {
 // it: who claims it may have been abandoned since, and its kind and its branch
 // were his.
 func (s *state) forget(key tagKey, winner string) {
-	t := s.tags[key]
+	t := s.tags.get(key)
 	if t == nil || t.text.get().Generation > 0 {
 		return
 	}
 	s.lapse(t.claim, key.tag, winner)
 	s.sorted.Delete(t)
-	delete(s.tags, key)
+	s.tags.delete(key)
 }
 
 // Has reports whether the release is in the index, published by entry seq.
