@@ -46,12 +46,6 @@ type Project struct {
 	Annotations       map[string]string
 }
 
-// Rules are how the project's images are named. The error is version.Complaints.
-func (p Project) Rules() (*version.Rules, error) {
-	return version.Parse(version.Config{Tags: p.Tags, Flavor: p.Flavor, Labels: p.Labels, Annotations: p.Annotations,
-		Immutable: p.Immutable, Moving: p.Moving})
-}
-
 // Allows reports whether the full ref matches one of the project's patterns.
 // As in a git refspec, * also matches slashes.
 func (p Project) Allows(ref string) bool {

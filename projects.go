@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
+
+	"github.com/imgd/imgd/version"
 )
 
 // Projects are the configured projects, which a reload replaces all at once.
@@ -43,4 +45,10 @@ func (p *Projects) all() map[string]Project {
 		return *all
 	}
 	return nil
+}
+
+// Rules are how the project's images are named. The error is version.Complaints.
+func (p Project) Rules() (*version.Rules, error) {
+	return version.Parse(version.Config{Tags: p.Tags, Flavor: p.Flavor, Labels: p.Labels, Annotations: p.Annotations,
+		Immutable: p.Immutable, Moving: p.Moving})
 }

@@ -82,7 +82,7 @@ func (f faulty) end() scene {
 	case "immutable tag, 403": // no for good
 		return scene{release: check.Abandoned, tags: "none", state: check.Failed, queue: "empty"}
 	case "moving tag, 403":
-		published.tags = "1.2 " + gitTag
+		published.tags = "1 1.2 " + gitTag
 	}
 	return published
 }

@@ -51,7 +51,7 @@ var kills = []struct {
 	{taggingTwo, kit.Before, false, scene{release: "admitted", tags: gitTag, state: "publishing", queue: "full"}},
 	{taggingTwo, kit.Before, true, scene{release: "admitted", tags: "1.2 v1.2.3", state: "publishing", queue: "full"}},
 	{taggingTwo, kit.Answered, false, scene{release: "admitted", tags: "1.2 v1.2.3", state: "publishing", queue: "full"}},
-	{taggingAll, kit.Before, false, scene{release: "admitted", tags: "1.2 v1.2.3", state: "publishing", queue: "full"}},
+	{taggingAll, kit.Before, false, scene{release: "admitted", tags: "1 1.2 v1.2.3", state: "publishing", queue: "full"}},
 	{taggingAll, kit.Answered, false, scene{release: "admitted", tags: wholeSet, state: "publishing", queue: "full"}},
 	{readBack, kit.Answered, false, scene{release: "admitted", tags: wholeSet, state: "publishing", queue: "full"}},
 	{announcing, kit.Before, false, scene{release: "published", tags: wholeSet}},

@@ -79,7 +79,12 @@ func newScriptWorld(t *testing.T) *scriptWorld {
 			t.Fatal(err)
 		}
 		w.repos[project] = repo
-		config.Projects = append(config.Projects, kit.ProjectConfig{Name: project, Git: repo.URL, Image: "demo/" + project, Labels: map[string]string{"env": "test"}})
+		of := kit.ProjectConfig{Name: project, Git: repo.URL, Image: "demo/" + project, Labels: map[string]string{"env": "test"}}
+		if project == "rules" {
+			of.Tags = "# as docker/metadata-action takes them\ntype=schedule\ntype=semver,pattern={{version}}\ntype=semver,pattern={{major}}.{{minor}}\ntype=edge,branch=main\n"
+			of.Labels["sha"], of.Annotations = "{{sha}}", map[string]string{"org.example.tag": "{{tag}}"}
+		}
+		config.Projects = append(config.Projects, of)
 	}
 	w.daemon = kit.RunDaemon(t, t.TempDir(), config)
 	return w

@@ -84,6 +84,8 @@ type ProjectConfig struct {
 	BuildArgs    map[string]string `yaml:"buildArgs,omitempty"`
 	LDFlags      string            `yaml:"ldflags,omitempty"`
 	Labels       map[string]string `yaml:"labels,omitempty"`
+	Annotations  map[string]string `yaml:"annotations,omitempty"`
+	Tags         string            `yaml:"tags,omitempty"`
 	Timeout      string            `yaml:"timeout,omitempty"`
 	Webhook      *WebhookConfig    `yaml:"webhook,omitempty"`
 }
