@@ -59,7 +59,7 @@ func attributes(line string) ([]attribute, error) {
 	return all, nil
 }
 
-// ruleTypes are all types with their priority, their own attributes, and the one they need.
+// ruleType is a type's priority, its own attributes, and the one it needs; not ok if there is no such type.
 func ruleType(name string) (priority float64, attrs []string, needs string, ok bool) {
 	switch name {
 	case "schedule":
