@@ -209,7 +209,7 @@ func TestOvertakenBeforeItBegan(t *testing.T) {
 	req.Commit = commit("a")
 	req.ID = req.Hash()
 	slow := w.pipeline()
-	slow.Git = gone{func() { w.admit(request(tagRef, 1)) }}
+	slow.Git = gone{first: func() { w.admit(request(tagRef, 1)) }}
 	rel, err := slow.Handle(t.Context(), &req, func(imgd.State) {})
 	if err != nil || rel.State != imgd.ReleasePublished {
 		t.Errorf("got %s, %v; want the other run's release published", rel.State, err)
@@ -218,7 +218,10 @@ func TestOvertakenBeforeItBegan(t *testing.T) {
 }
 
 // gone is a ref that names the commit no more after something else has happened.
-type gone struct{ first func() }
+type gone struct {
+	imgd.Git
+	first func()
+}
 
 func (g gone) Resolve(context.Context, string, string, string) (imgd.Commit, error) {
 	g.first()
