@@ -3,6 +3,7 @@ package imgd_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"fmt"
 	"strings"
 	"testing"
@@ -460,5 +461,14 @@ func TestSource(t *testing.T) {
 		if got := (imgd.Project{Git: git}).Source(); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+// A request that is asked again from its state is the same, whole.
+func TestAgain(t *testing.T) {
+	req := imgd.Request{ID: "1", Project: "hello", Ref: "refs/pull/7/head", Commit: commit("a"), By: "ann", Reason: "why", Force: true, Rebuild: true,
+		Nonce: "n", Args: map[string]string{"A": "b"}, Target: "x", Platforms: []string{"linux/amd64"}, Base: "main"}
+	if got := imgd.StatusOf(req, imgd.Failed).Again(); !reflect.DeepEqual(got, req) {
+		t.Errorf("got %+v, want %+v", got, req)
 	}
 }

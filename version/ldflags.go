@@ -3,7 +3,7 @@ package version
 import (
 	"errors"
 	"fmt"
-	"go/token"
+	gotoken "go/token" // the package has tokens of its own
 	"regexp"
 	"slices"
 	"strings"
@@ -124,7 +124,7 @@ func ldTarget(setting string) (string, error) {
 	if !importPath.MatchString(target[:dot]) {
 		return "", fmt.Errorf("%.*q is no import path", shown, target[:dot])
 	}
-	if name := target[dot+1:]; !token.IsIdentifier(name) || name == "_" {
+	if name := target[dot+1:]; !gotoken.IsIdentifier(name) || name == "_" {
 		return "", fmt.Errorf("%.*q is no name of a variable", shown, name)
 	}
 	if len(value) > maxLDValue || !ldValue.MatchString(value) {
