@@ -171,3 +171,27 @@ func TestTagPrefix(t *testing.T) {
 		t.Errorf("got %d bytes", len(got))
 	}
 }
+
+// What was built of the same request stands, whatever was built since; and what
+// the registry has lost is built again.
+func TestPathsOfWhatIsKnown(t *testing.T) {
+	w := newMonorepo(t)
+	for i, letter := range []string{"a", "c", "d"} {
+		if built, err := w.pushedTo(mainRef, letter, i+1); !built || err != nil {
+			t.Fatalf("%s: %t, %v", letter, built, err)
+		}
+	}
+	if built, err := w.pushedTo(mainRef, "a", 4); built || err != nil {
+		t.Errorf("a reset to what was built: built %t, %v", built, err)
+	}
+	rel, _ := w.index.Wanted(demoImage, "main")
+	if rel.Request.Commit != commit("a") {
+		t.Errorf("main names %.7s", rel.Request.Commit)
+	}
+	delete(w.roots, rel.Root.Digest)
+	w.refs[mainRef] = commit("a")
+	before := w.made
+	if _, err := w.deliver(w.named(mainRef, 5)); err != nil || w.made != before+1 {
+		t.Errorf("its root is lost: %v after %d builds", err, w.made-before)
+	}
+}
