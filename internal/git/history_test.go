@@ -136,7 +136,7 @@ func (h *history) name() string {
 // annotated, tags off the branch; then tags are moved, removed and added.
 func TestDescribeRandomHistories(t *testing.T) {
 	described := 0
-	for seed := range uint64(10) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 6))
 			h := &history{random: random}
@@ -170,7 +170,7 @@ func TestDescribeRandomHistories(t *testing.T) {
 			described += sameAsGit(t, o, r, some(random, ids, 3))
 		})
 	}
-	if described < 40 {
+	if described < 25 {
 		t.Errorf("only %d of the commits were described: the test says little", described)
 	}
 }

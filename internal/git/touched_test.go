@@ -57,6 +57,7 @@ func TestTouched(t *testing.T) {
 	}
 	commits["removed svc-a/main.go"] = changed("svc-a/main.go", "")
 	o.set("refs/heads/removed", commits["removed svc-a/main.go"])
+	dir := t.TempDir()
 	for _, tt := range []struct {
 		paths   []string
 		touches []string // of commits
@@ -78,7 +79,7 @@ func TestTouched(t *testing.T) {
 		{[]string{"--output=canary", ":(top)docs", "-h"}, nil},
 		{nil, []string{"go.mod", "svc-a/main.go", "svc-a/docs/x.md", "svc-ab/main.go", "docs/a.md", "Dockerfile", "[x]/y", "svc-a/new/deep/file", "docs/sub/b.md", "top.txt", "removed svc-a/main.go"}},
 	} {
-		r := open(t, o.watching(t.TempDir(), tt.paths...))
+		r := open(t, o.watching(dir, tt.paths...))
 		resolve(t, r, "refs/heads/main", "")
 		for name, commit := range commits {
 			want := strings.Contains("\n"+strings.Join(tt.touches, "\n")+"\n", "\n"+name+"\n")
@@ -163,7 +164,7 @@ func TestTouchedHeals(t *testing.T) {
 	o.set("refs/heads/main", second)
 	c := o.watching(t.TempDir(), "a/**")
 	r := open(t, c)
-	for range 40 { // and however often it is packed anew
+	for range 20 { // and however often it is packed anew
 		second = o.files(map[string]string{"a/x": "1", "b/x": fmt.Sprint(o.minutes)}, second)
 		o.set("refs/heads/main", second)
 		resolve(t, r, "refs/heads/main", "")
