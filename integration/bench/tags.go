@@ -157,8 +157,8 @@ func (f *forge) resolve(ctx context.Context, p *imgd.Pipeline) (imgd.Request, er
 	if err := p.Resolve(ctx, &req); err != nil {
 		return req, err
 	}
-	if after := fmt.Sprintf("v9.9.9-%d-g", f.tip-tagsCommits+tagsCommits/tagsTags-1); !strings.HasPrefix(req.Version, after) || len(req.Tags) == 0 {
-		return req, fmt.Errorf("commit %d is %s with %d tags, want %s…", f.tip, req.Version, len(req.Tags), after)
+	if after := fmt.Sprintf("v9.9.9-%d-g", f.tip-tagsCommits+tagsCommits/tagsTags-1); !strings.HasPrefix(req.Version, after) || len(req.Named.Tags) == 0 {
+		return req, fmt.Errorf("commit %d is %s with %d tags, want %s…", f.tip, req.Version, len(req.Named.Tags), after)
 	}
 	return req, nil
 }
