@@ -59,6 +59,7 @@ type Explanation struct {
 	Version    string         `json:"version"`
 	Release    string         `json:"release,omitempty"` // of the same request, that stands already: it is not built again
 	End        State          `json:"end"`               // how the request would end
+	Why        string         `json:"why,omitempty"`     // of an end that rests on no tag: nothing that the project watches has changed
 	Rules      []version.Step `json:"rules"`             // what each rule gives, or why nothing; the defaults are rules too
 	Tags       []Preview      `json:"tags"`
 	Plan
@@ -96,9 +97,15 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	if err != nil {
 		return Explanation{}, fmt.Errorf("ask what the tags name: %w", err)
 	}
+	end, why := endOf(tags, rel.Root.Digest), ""
+	if err := e.Pipeline.unwatched(ctx, req, known); errors.Is(err, ErrUnchanged) {
+		end, why = Unchanged, err.Error()
+	} else if err != nil {
+		return Explanation{}, err
+	}
 	return Explanation{
 		Request: req.ID, Project: req.Project, Image: project.Image, Ref: req.Ref, Commit: req.Commit, CommitTime: req.CommitTime,
-		Describe: req.Describe, Version: req.Version, Release: known.ID, End: endOf(tags, rel.Root.Digest), Tags: tags, Plan: plan, Rules: req.Named.Steps,
+		Describe: req.Describe, Version: req.Version, Release: known.ID, End: end, Why: why, Tags: tags, Plan: plan, Rules: req.Named.Steps,
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/imgd/imgd"
@@ -30,6 +31,12 @@ func TestExplainIsWhatHappens(t *testing.T) {
 			for i := 1; i < len(commits); i++ {
 				w.past[commit(commits[i:i+1])] = commit(commits[i-1 : i])
 			}
+			if seed%2 == 1 {
+				w.paths, w.watched = []string{"svc-a"}, map[string]string{}
+				for _, c := range commits {
+					w.watched[commit(string(c))] = fmt.Sprint(random.IntN(3))
+				}
+			}
 			refs := []string{"refs/heads/main", "refs/heads/latest", "refs/heads/v1.0.0", "refs/tags/v1.0.0", "refs/tags/v1.0.1", "refs/tags/v1.1.0", "refs/tags/v2.0.0-rc.1"}
 			for at := range 25 {
 				ref := refs[random.IntN(len(refs))]
@@ -38,7 +45,7 @@ func TestExplainIsWhatHappens(t *testing.T) {
 				req := request(ref, at+1)
 				before, entries := len(w.effects), w.index.Seq()
 				told, err := w.explain(req)
-				does := func(effect string) bool { return effect != "resolve" && effect != "capture" }
+				does := func(effect string) bool { return effect != "resolve" && effect != "touched" && effect != "capture" }
 				if done := w.effects[before:]; err != nil || w.index.Seq() != entries || slices.ContainsFunc(done, does) {
 					t.Fatalf("explain %s: %v; it has done %q", ref, err, done)
 				}
@@ -60,6 +67,9 @@ func (w *world) happened(told imgd.Explanation, rel imgd.Release, err error) {
 	}
 	if told.End != end {
 		w.t.Errorf("%s at %.6s was to end %s with %+v, and ended %s: %v", told.Ref, told.Commit, told.End, told.Tags, end, err)
+	}
+	if (told.Why != "") != strings.HasPrefix(fmt.Sprint(err), "none of the paths") {
+		w.t.Errorf("%s at %.6s was to end so because %q, and did because %v", told.Ref, told.Commit, told.Why, err)
 	}
 	if end != imgd.Published {
 		return

@@ -31,6 +31,8 @@ type Project struct {
 	Repositories []string          // registry/name, without tag; all of them must hold the same
 	Refs         []string          // patterns of the full refs that may be built; * matches any run of characters
 	TagPrefix    string            // of the git tags that are its own, as svc-a/: their version is what follows; "" for all tags
+	Paths        []string          // globs of what it is made of, see Git.Touched; none: everything
+	Forks        bool              // whether pull requests from other repositories may ask for builds
 	Dockerfile   string            // path inside Context
 	Context      string            // directory inside the repository, "." for its root
 	Target       string            // stage to build, "" for the last
@@ -46,11 +48,24 @@ type Project struct {
 	Annotations       map[string]string
 }
 
-// Allows reports whether the full ref matches one of the project's patterns.
-// As in a git refspec, * also matches slashes.
-func (p Project) Allows(ref string) bool {
-	return slices.ContainsFunc(p.Refs, func(pattern string) bool { return matches(pattern, ref) })
+// Allows reports whether the full ref may be built.
+func (p Project) Allows(ref string) bool { return p.WhyNot(ref) == "" }
+
+// WhyNot says why the full ref may not be built, "" if it may: it matches one of
+// the project's patterns, in which, as in a git refspec, * also matches slashes,
+// and is no tag of another project in the same repository.
+func (p Project) WhyNot(ref string) string {
+	if !slices.ContainsFunc(p.Refs, func(pattern string) bool { return matches(pattern, ref) }) {
+		return fmt.Sprintf("ref %.*q is not among the refs %q of project %s", shownRef, ref, p.Refs, p.Name)
+	}
+	if tag, ok := strings.CutPrefix(ref, "refs/tags/"); ok && !strings.HasPrefix(tag, p.TagPrefix) {
+		return fmt.Sprintf("tag %.*q is not of project %s, whose tags begin with %s", shownRef, tag, p.Name, p.TagPrefix)
+	}
+	return ""
 }
+
+// shownRef bounds, in bytes, how much of a refused ref a reason repeats.
+const shownRef = 200
 
 func matches(pattern, s string) bool {
 	head, rest, wild := strings.Cut(pattern, "*")
@@ -90,6 +105,7 @@ type Request struct {
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
 	Event     string            `json:"event,omitempty"` // schedule, else "": what asked, see version.Info
+	Base      string            `json:"base,omitempty"`  // short name of the branch that a pull request is for, as its forge said: a hint
 	AskedAt   time.Time         `json:"askedAt"`         // UTC, whole milliseconds
 
 	// What Resolve adds. A redelivery may resolve differently.
@@ -108,7 +124,9 @@ const EventSchedule = "schedule"
 // Hash is the request's ID: the first 32 hex digits of the sha256 of the JSON
 // array [project, ref, commit, platforms, args, target, nonce], lists and keys
 // sorted. What an asker does not set himself (config, version, tags) is not in
-// it, so that a second ask for the same thing is the same request.
+// it, so that a second ask for the same thing is the same request. Nor is Base:
+// only a webhook knows it, and a pull request that is pointed at another branch
+// is the same commit, and the same image.
 func (r Request) Hash() string {
 	platforms := slices.Sorted(slices.Values(r.Platforms))
 	if platforms == nil {
@@ -133,7 +151,7 @@ func (r Request) Info() version.Info {
 		event = "pull_request"
 	}
 	return version.Info{Ref: r.Ref, Commit: r.Commit, CommitTime: r.CommitTime, Describe: r.Describe,
-		Prefix: r.Prefix, DefaultBranch: r.DefaultBranch, Event: event, AskedAt: r.AskedAt}
+		Prefix: r.Prefix, DefaultBranch: r.DefaultBranch, BaseRef: r.Base, Event: event, AskedAt: r.AskedAt}
 }
 
 // A Commit is what git knows of one commit as named by one ref.
@@ -194,19 +212,20 @@ type Status struct {
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
 	Event     string            `json:"event,omitempty"`
+	Base      string            `json:"base,omitempty"`
 }
 
 // StatusOf is where req stands, without tries, error and release.
 func StatusOf(req Request, state State) Status {
 	return Status{Request: req.ID, Project: req.Project, Ref: req.Ref, Commit: req.Commit, State: state, AskedAt: req.AskedAt,
 		By: req.By, Reason: req.Reason, Force: req.Force, Rebuild: req.Rebuild, Nonce: req.Nonce,
-		Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event}
+		Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event, Base: req.Base}
 }
 
 // Again is the same request, to be asked anew: its ID and its nonce stay.
 func (s Status) Again() Request {
 	return Request{ID: s.Request, Project: s.Project, Ref: s.Ref, Commit: s.Commit, By: s.By, Reason: s.Reason, Force: s.Force,
-		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms, Event: s.Event}
+		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms, Event: s.Event, Base: s.Base}
 }
 
 // EndedFor reports whether the request has ended, for who asked at askedAt.

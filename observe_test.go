@@ -104,7 +104,7 @@ func TestObservePanic(t *testing.T) {
 	}
 }
 
-type panics struct{}
+type panics struct{ imgd.Git }
 
 func (panics) Resolve(context.Context, string, string, string) (imgd.Commit, error) {
 	panic(errors.New("meant"))

@@ -17,12 +17,19 @@ import (
 
 // Git answers what a ref names now.
 type Git interface {
-	// Resolve fetches the project's heads and tags and says what ref names.
+	// Resolve fetches the project's heads and tags, and ref where that is a pull
+	// request's, and says what ref names.
 	// With a commit it checks instead that the branch ref contains it, or that
 	// the tag ref (peeled) names it, and describes that commit. Errors:
 	// ErrSuperseded if it does not any more, ErrInvalid if there is no such
 	// ref, or it cannot be one. Safe to repeat and for concurrent use.
 	Resolve(ctx context.Context, project, ref, commit string) (Commit, error)
+	// Touched reports whether anything that the project's Paths name differs
+	// between two commits, whatever lies between them; true if git does not have
+	// from any more. Paths are git's globs from the repository's root, in which **
+	// matches any run of directories; ! begins those that do not count. Safe to
+	// repeat and for concurrent use.
+	Touched(ctx context.Context, project, from, to string) (bool, error)
 }
 
 // Builder makes the image.
@@ -188,7 +195,9 @@ func (p *Pipeline) Handle(ctx context.Context, req *Request, report func(State))
 				return known, err
 			}
 		}
-		candidate, err = p.candidate(ctx, *req, known, report)
+		if err = p.unwatched(ctx, *req, known); err == nil {
+			candidate, err = p.candidate(ctx, *req, known, report)
+		}
 	}
 	if err == nil {
 		rel, err = p.admit(ctx, candidate, known)
@@ -284,8 +293,8 @@ func (p *Pipeline) Resolve(ctx context.Context, req *Request) error {
 	if err != nil {
 		return err
 	}
-	if !project.Allows(req.Ref) {
-		return fmt.Errorf("ref %q is not among the refs %q of project %s: %w", req.Ref, project.Refs, project.Name, ErrInvalid)
+	if why := project.WhyNot(req.Ref); why != "" {
+		return fmt.Errorf("%s: %w", why, ErrInvalid)
 	}
 	var commit Commit
 	err = p.observed(ctx, StageResolve, *req, func(ctx context.Context) (err error) {

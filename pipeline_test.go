@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -209,7 +210,7 @@ func TestOvertakenBeforeItBegan(t *testing.T) {
 	req.Commit = commit("a")
 	req.ID = req.Hash()
 	slow := w.pipeline()
-	slow.Git = gone{func() { w.admit(request(tagRef, 1)) }}
+	slow.Git = gone{first: func() { w.admit(request(tagRef, 1)) }}
 	rel, err := slow.Handle(t.Context(), &req, func(imgd.State) {})
 	if err != nil || rel.State != imgd.ReleasePublished {
 		t.Errorf("got %s, %v; want the other run's release published", rel.State, err)
@@ -218,7 +219,10 @@ func TestOvertakenBeforeItBegan(t *testing.T) {
 }
 
 // gone is a ref that names the commit no more after something else has happened.
-type gone struct{ first func() }
+type gone struct {
+	imgd.Git
+	first func()
+}
 
 func (g gone) Resolve(context.Context, string, string, string) (imgd.Commit, error) {
 	g.first()
@@ -457,5 +461,14 @@ func TestSource(t *testing.T) {
 		if got := (imgd.Project{Git: git}).Source(); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+// A request that is asked again from its state is the same, whole.
+func TestAgain(t *testing.T) {
+	req := imgd.Request{ID: "1", Project: "hello", Ref: "refs/pull/7/head", Commit: commit("a"), By: "ann", Reason: "why", Force: true, Rebuild: true,
+		Nonce: "n", Args: map[string]string{"A": "b"}, Target: "x", Platforms: []string{"linux/amd64"}, Base: "main"}
+	if got := imgd.StatusOf(req, imgd.Failed).Again(); !reflect.DeepEqual(got, req) {
+		t.Errorf("got %+v, want %+v", got, req)
 	}
 }

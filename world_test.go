@@ -29,7 +29,7 @@ var errInjected = errors.New("injected fault")
 
 // A fault befalls the effects of one name, while there are any left.
 type fault struct {
-	effect string // resolve, build, capture, read, admit, tag, untag, publish, forgo, abandon, ask, drift
+	effect string // resolve, touched, build, capture, read, admit, tag, untag, publish, forgo, abandon, ask, drift
 	mode   string // see world.effect
 	left   int
 }
@@ -54,6 +54,8 @@ type world struct {
 	refs         map[string]string // full ref -> commit
 	past         map[string]string // commit -> parent
 	said         string            // what git describe says
+	paths        []string          // that the project watches
+	watched      map[string]string // commit -> what is under those paths
 	reproducible bool              // every build makes the same
 	peeks        bool              // commits are at hand: builds of tags run ahead
 	made         int               // builds so far: each makes another digest
@@ -99,7 +101,7 @@ func (w *world) open() {
 
 func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
-		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}}
+		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}, Paths: w.paths}
 	p := &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": project}),
 		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe()}
 	if w.peeks {
@@ -207,6 +209,16 @@ func (w *world) Resolve(ctx context.Context, _, ref, commit string) (c imgd.Comm
 		return nil
 	})
 	return c, err
+}
+
+func (w *world) Touched(ctx context.Context, _, from, to string) (touched bool, err error) {
+	err = w.effect(ctx, "touched", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		touched = w.watched[from] != w.watched[to]
+		return nil
+	})
+	return touched, err
 }
 
 func (w *world) in(head, commit string) bool {

@@ -152,7 +152,7 @@ func buildArgs(p imgd.Project, req imgd.Request, values version.Values) (map[str
 			return nil, fmt.Errorf("build arg %s is reserved", name)
 		}
 	}
-	ldflags, err := version.Expand(p.LDFlags, values)
+	ldflags, err := version.ExpandLDFlags(p.LDFlags, values)
 	if err != nil {
 		return nil, fmt.Errorf("ldflags: %w", err)
 	}

@@ -40,12 +40,13 @@ type body struct {
 	Target    string            `json:"target"`
 	Platforms []string          `json:"platforms"`
 	Event     string            `json:"event,omitempty"` // left out where it is none, as an imgd before it refuses the key
+	Base      string            `json:"base,omitempty"`  // left out where there is none, as an imgd before it refuses the key
 	AskedAt   string            `json:"askedAt"`
 }
 
 func encode(req imgd.Request) ([]byte, error) {
 	b := body{Schema: schema, Ref: req.Ref, Commit: req.Commit, By: req.By, Reason: req.Reason, Force: req.Force,
-		Rebuild: req.Rebuild, Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event}
+		Rebuild: req.Rebuild, Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event, Base: req.Base}
 	if !req.AskedAt.IsZero() {
 		b.AskedAt = stamp(req.AskedAt).Format(time.RFC3339Nano)
 	}
@@ -105,7 +106,7 @@ func decode(m Message) (imgd.Request, error) {
 		return imgd.Request{}, err
 	}
 	req := imgd.Request{Project: project, Ref: b.Ref, Commit: b.Commit, By: b.By, Reason: b.Reason, Force: b.Force,
-		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event}
+		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, Base: b.Base}
 	if req.AskedAt, err = askedAt(b.AskedAt, m.Time); err != nil {
 		return imgd.Request{}, err
 	}
@@ -145,6 +146,9 @@ func (b body) check() error {
 	}
 	if b.Event != "" && b.Event != imgd.EventSchedule {
 		return fmt.Errorf("event %.40q: want %s, or none", b.Event, imgd.EventSchedule)
+	}
+	if len(b.Base) > maxRef || strings.ContainsFunc(b.Base, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\uFFFD' }) {
+		return fmt.Errorf("base %.40q: want the name of a branch", b.Base)
 	}
 	if b.Force && strings.TrimSpace(b.Reason) == "" {
 		return errors.New("force needs a reason")

@@ -67,6 +67,7 @@ func (s sheet) explanation(e imgd.Explanation) {
 	s.put("Tags", previews(e))
 	s.put("Request", e.Request)
 	s.put("Would end", string(e.End))
+	s.put("Because", e.Why)
 	if e.Release != "" {
 		s.put("Built", "already, as release "+e.Release)
 	}

@@ -217,6 +217,8 @@ func (c commits) Resolve(_ context.Context, _, _, commit string) (imgd.Commit, e
 	return imgd.Commit{ID: commit, Time: epoch, Describe: "v1.2.2-3-gaaaaaaa"}, nil
 }
 
+func (commits) Touched(context.Context, string, string, string) (bool, error) { return true, nil }
+
 type planner struct{}
 
 func (planner) Plan(_ imgd.Project, req imgd.Request) (imgd.Plan, error) {

@@ -138,6 +138,10 @@ type ProjectConfig struct {
 	Repositories []string `yaml:"repositories" unset:"<registry>/<image>"`
 	// Full refs that may be built; `*` matches any run of characters, slashes too.
 	Refs []string `yaml:"refs"`
+	// Of the git tags that are this project's, where a repository has several: with `svc-a/` the tag `svc-a/v1.2.0` is version v1.2.0, and others are ignored.
+	TagPrefix string `yaml:"tagPrefix" unset:"all tags"`
+	// What the image is made of, from the repository's root: files, directories with all that is in them, or globs (`svc-a/**`, `go.mod`, `!docs/**`). A push of a branch in which none of it differs from what was [built last](#paths) ends unchanged.
+	Paths []string `yaml:"paths" unset:"everything"`
 	// Inside `context`.
 	Dockerfile string `yaml:"dockerfile"`
 	// Directory inside the repository.
@@ -148,7 +152,7 @@ type ProjectConfig struct {
 	Platforms []string `yaml:"platforms"`
 	// Build args by name; the values are templates, see below.
 	BuildArgs map[string]string `yaml:"buildArgs"`
-	// The build arg LDFLAGS, a template.
+	// The build arg LDFLAGS, a template: `-s`, `-w`, `-X importpath.name=value`, and a few [more](#ldflags).
 	LDFlags string `yaml:"ldflags"`
 	// How images are named: lines of docker/metadata-action, as a text or a list. See [tags](tags.md), also for the next five keys.
 	Tags Lines `yaml:"tags" unset:"imgd's own rules"`
@@ -165,7 +169,15 @@ type ProjectConfig struct {
 	// How long one build may take.
 	Timeout time.Duration `yaml:"timeout" unset:"build.timeout"`
 
-	Webhook WebhookConfig `yaml:"webhook"`
+	Webhook      WebhookConfig      `yaml:"webhook"`
+	PullRequests PullRequestsConfig `yaml:"pullRequests"`
+}
+
+// PullRequestsConfig is about [pull requests](webhooks.md#pull-requests), which
+// the project's refs must allow.
+type PullRequestsConfig struct {
+	// Build those whose head is in another repository too. Whoever may open one runs what he likes in the build, which pulls base images with imgd's logins.
+	Forks bool `yaml:"forks"`
 }
 
 // Lines are a list, or a text of which each line is one of it.
@@ -224,6 +236,7 @@ func (c Config) projects(host string) map[string]imgd.Project {
 	for _, p := range c.Projects {
 		project := imgd.Project{
 			Name: p.Name, Git: p.Git, Image: p.Image, Repositories: p.Repositories, Refs: p.Refs,
+			TagPrefix: p.TagPrefix, Paths: p.Paths, Forks: p.PullRequests.Forks,
 			Dockerfile: p.Dockerfile, Context: p.Context, Target: p.Target, Platforms: p.Platforms,
 			BuildArgs: p.BuildArgs, LDFlags: p.LDFlags, Labels: p.Labels, Timeout: p.Timeout,
 			Tags: p.Tags, Flavor: p.Flavor, Immutable: p.Immutable, Moving: p.Moving, Annotations: p.Annotations,

@@ -123,6 +123,11 @@ func (c *config) validateProject(p ProjectConfig, path string) {
 	for i, ref := range p.Refs {
 		bad(strings.HasPrefix(ref, "refs/"), fmt.Sprintf("refs[%d]", i), "%q must begin with refs/, as in refs/heads/*", ref)
 	}
+	bad(p.TagPrefix == "" || git.CheckRef("refs/tags/"+p.TagPrefix+"v1.2.3") == nil, "tagPrefix", "%q cannot begin a tag; it is as svc-a/, for tags as svc-a/v1.2.3", p.TagPrefix)
+	for i, pattern := range p.Paths {
+		err := git.CheckPath(pattern)
+		bad(err == nil, fmt.Sprintf("paths[%d]", i), "%q: %v", pattern, err)
+	}
 	bad(filepath.IsLocal(p.Dockerfile), "dockerfile", "%q leaves the context", p.Dockerfile)
 	bad(filepath.IsLocal(p.Context), "context", "%q leaves the repository", p.Context)
 	for i, name := range p.Platforms {
@@ -134,7 +139,7 @@ func (c *config) validateProject(p ProjectConfig, path string) {
 		err := names.CheckTemplate(value)
 		bad(err == nil, "buildArgs."+arg, "%v", err)
 	}
-	err := names.CheckTemplate(p.LDFlags)
+	err := names.CheckLDFlags(p.LDFlags)
 	bad(err == nil, "ldflags", "%v", err)
 	c.validateNames(p, path)
 	bad((p.Webhook.Forge == "") == (p.Webhook.SecretFile == ""), "webhook", "forge and secretFile belong together")

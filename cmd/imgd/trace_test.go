@@ -46,6 +46,8 @@ func (f *forgery) Head(context.Context, string, string) (string, error) { return
 
 func (f *forgery) Contains(context.Context, string, string, string) (bool, error) { return true, nil }
 
+func (f *forgery) Touched(context.Context, string, string, string) (bool, error) { return true, nil }
+
 // Build makes a span of its own, as the client of BuildKit does.
 func (f *forgery) Build(ctx context.Context, _ imgd.Project, _ imgd.Request) (ocispec.Descriptor, error) {
 	_, span := f.daemon.tracing.provider.Tracer("test").Start(ctx, "solve")

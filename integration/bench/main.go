@@ -49,6 +49,7 @@ var benchmarks = map[string]func(ctx context.Context, progress io.Writer) ([]fig
 	"intake":          intake,
 	"overhead":        overhead,
 	"overhead-memory": memory,
+	"tags":            tags,
 }
 
 func main() {

@@ -77,6 +77,8 @@ type ProjectConfig struct {
 	Image        string            `yaml:"image"`
 	Repositories []string          `yaml:"repositories,omitempty"`
 	Refs         []string          `yaml:"refs,omitempty"`
+	TagPrefix    string            `yaml:"tagPrefix,omitempty"`
+	Paths        []string          `yaml:"paths,omitempty"`
 	Dockerfile   string            `yaml:"dockerfile,omitempty"`
 	Context      string            `yaml:"context,omitempty"`
 	Target       string            `yaml:"target,omitempty"`
@@ -88,6 +90,12 @@ type ProjectConfig struct {
 	Tags         string            `yaml:"tags,omitempty"`
 	Timeout      string            `yaml:"timeout,omitempty"`
 	Webhook      *WebhookConfig    `yaml:"webhook,omitempty"`
+	PullRequests *PullRequests     `yaml:"pullRequests,omitempty"`
+}
+
+// PullRequests is the part of ProjectConfig about those.
+type PullRequests struct {
+	Forks bool `yaml:"forks"`
 }
 
 // WebhookConfig is the part of ProjectConfig about its forge.

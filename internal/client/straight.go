@@ -103,6 +103,10 @@ func (nobody) Resolve(context.Context, string, string, string) (imgd.Commit, err
 	return imgd.Commit{}, errNobody
 }
 
+func (nobody) Touched(context.Context, string, string, string) (bool, error) {
+	return false, errNobody
+}
+
 func (nobody) Build(context.Context, imgd.Project, imgd.Request) (d ocispec.Descriptor, err error) {
 	return d, errNobody
 }

@@ -83,17 +83,22 @@ func (a *asker) close() {
 	}
 }
 
-// names answers the object that the full ref names, peeled if it is an annotated
-// tag, and empty if there is no such ref. Any answer but one to the letter is an
-// error: a server of the old protocol gives none.
-func (a *asker) names(ctx context.Context, ref string) (string, error) {
+// A pointer is what a ref names. It is empty where there is no such ref.
+type pointer struct {
+	object string // peeled, if it is an annotated tag
+	target string // the ref that it names, if it is a symbolic one
+}
+
+// names answers what the full ref, or HEAD, names. Any answer but one to the
+// letter is an error: a server of the old protocol gives none.
+func (a *asker) names(ctx context.Context, ref string) (pointer, error) {
 	if a == nil {
-		return "", errors.ErrUnsupported
+		return pointer{}, errors.ErrUnsupported
 	}
-	body := pkt("command=ls-refs\n") + delimPkt + pkt("peel\n") + pkt("ref-prefix "+ref+"\n") + flushPkt
+	body := pkt("command=ls-refs\n") + delimPkt + pkt("peel\n") + pkt("symrefs\n") + pkt("ref-prefix "+ref+"\n") + flushPkt
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.url, strings.NewReader(body))
 	if err != nil {
-		return "", err
+		return pointer{}, err
 	}
 	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
 	req.Header.Set("Accept", "application/x-git-upload-pack-result")
@@ -104,45 +109,48 @@ func (a *asker) names(ctx context.Context, ref string) (string, error) {
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return "", err
+		return pointer{}, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-git-upload-pack-result" {
-		return "", fmt.Errorf("answered %s, %s", resp.Status, resp.Header.Get("Content-Type"))
+		return pointer{}, fmt.Errorf("answered %s, %s", resp.Status, resp.Header.Get("Content-Type"))
 	}
 	return find(io.LimitReader(resp.Body, maxRefsAnswer), ref)
 }
 
 // find reads the answer to its end, a flush and nothing after it. Each line is
 // an object, a ref and perhaps attributes.
-func find(answer io.Reader, ref string) (object string, err error) {
+func find(answer io.Reader, ref string) (found pointer, err error) {
 	r := bufio.NewReader(answer)
 	for {
 		line, err := readPkt(r)
 		if err != nil {
-			return "", err
+			return pointer{}, err
 		}
 		if line == nil {
 			break
 		}
 		fields := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
 		if len(fields) < 2 || checkCommit(fields[0]) != nil {
-			return "", fmt.Errorf("answered the line %.*q", shown, line)
+			return pointer{}, fmt.Errorf("answered the line %.*q", shown, line)
 		}
 		if fields[1] != ref {
 			continue
 		}
-		object = fields[0]
+		found.object = fields[0]
 		for _, attribute := range fields[2:] {
 			if peeled, ok := strings.CutPrefix(attribute, "peeled:"); ok {
-				object = peeled
+				found.object = peeled
+			}
+			if target, ok := strings.CutPrefix(attribute, "symref-target:"); ok {
+				found.target = target
 			}
 		}
 	}
 	if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
-		return "", errors.New("answered more than it was asked for")
+		return pointer{}, errors.New("answered more than it was asked for")
 	}
-	return object, nil
+	return found, nil
 }
 
 func pkt(line string) string { return fmt.Sprintf("%04x%s", lengthDigits+len(line), line) }

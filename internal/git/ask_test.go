@@ -381,14 +381,17 @@ func FuzzFind(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		object, err := git.Find(bytes.NewReader(answer), "refs/tags/v1")
+		object, target, err := git.Find(bytes.NewReader(answer), "refs/tags/v1")
 		if err != nil || object == "" {
+			if target != "" {
+				t.Errorf("%q has the target %q, but no object: %v", answer, target, err)
+			}
 			return
 		}
-		if !bytes.Contains(answer, []byte(object)) || !bytes.Contains(answer, []byte(" refs/tags/v1")) || !bytes.HasSuffix(answer, []byte("0000")) {
+		if !bytes.Contains(answer, []byte(object)) || !bytes.Contains(answer, []byte(target)) || !bytes.Contains(answer, []byte(" refs/tags/v1")) || !bytes.HasSuffix(answer, []byte("0000")) {
 			t.Errorf("%q names %q", answer, object)
 		}
-		if _, err := git.Find(io.LimitReader(bytes.NewReader(answer), int64(len(answer)-1)), "refs/tags/v1"); err == nil {
+		if _, _, err := git.Find(io.LimitReader(bytes.NewReader(answer), int64(len(answer)-1)), "refs/tags/v1"); err == nil {
 			t.Errorf("%q is an answer without its end too", answer)
 		}
 	})

@@ -17,10 +17,16 @@ const (
 	shown  = 160 // bytes of a refused ref that an error repeats
 )
 
+// pullGrammar are the refs that forges keep for pull requests: GitHub's, Gitea's
+// and Forgejo's, and GitLab's. head is what is proposed, merge what it would
+// become; not every forge has that.
+var pullGrammar = regexp.MustCompile(`^refs/(pull|merge-requests)/[1-9][0-9]{0,17}/(head|merge)$`)
+
 // CheckRef reports whether ref is the full name of a branch or a tag
 // (refs/heads/…, refs/tags/…) by the rules of git check-ref-format, and stricter
 // in one point: no part of it starts with '-', so that it never reads as an
-// option. Its error wraps imgd.ErrInvalid.
+// option. Or it is that of a pull request (refs/pull/N/head, …/merge, and
+// refs/merge-requests/N/…). Its error wraps imgd.ErrInvalid.
 func CheckRef(ref string) error {
 	if err := checkRef(ref); err != nil {
 		return fmt.Errorf("ref %.*q: %w: %w", shown, ref, err, imgd.ErrInvalid)
@@ -29,6 +35,9 @@ func CheckRef(ref string) error {
 }
 
 func checkRef(ref string) error {
+	if pullGrammar.MatchString(ref) {
+		return nil
+	}
 	name, branch := strings.CutPrefix(ref, headRefs)
 	tag := false
 	if !branch {
@@ -36,7 +45,7 @@ func checkRef(ref string) error {
 	}
 	switch {
 	case !branch && !tag:
-		return errors.New("want refs/heads/… or refs/tags/…")
+		return errors.New("want refs/heads/…, refs/tags/…, refs/pull/N/head or refs/merge-requests/N/head")
 	case len(ref) > maxRef:
 		return fmt.Errorf("longer than %d bytes", maxRef)
 	case !utf8.ValidString(ref) || strings.ContainsFunc(ref, notInRef):

@@ -18,7 +18,10 @@ import (
 )
 
 var badRefs = []string{
-	"", "main", "HEAD", "refs/heads", "refs/heads/", "refs/tags/", "refs/pull/1/head", "refs/remotes/origin/main",
+	"", "main", "HEAD", "refs/heads", "refs/heads/", "refs/tags/", "refs/remotes/origin/main",
+	"refs/pull/", "refs/pull/1", "refs/pull/1/", "refs/pull/0/head", "refs/pull/01/head", "refs/pull/-1/head", "refs/pull/1/head/x", "refs/pull/1/heads",
+	"refs/pull/1/base", "refs/pull/x/head", "refs/pull/1/head\n", "refs/pull/*/head", "refs/pull/1234567890123456789/head", "refs/pull/\u0661/head",
+	"refs/merge-requests/1", "refs/merge-requests/1/../2/head", "refs/merge_requests/1/head", "refs/changes/01/1/1",
 	"--upload-pack=touch x", "-x", "refs/heads/-x", "refs/heads/a/-x", "refs/tags/--output=x", "refs/heads/--upload-pack=touch${IFS}x",
 	"refs/heads/a..b", "refs/heads/../../x", "refs/heads/.a", "refs/heads/a/.b", "refs/heads/a.lock", "refs/heads/a.lock/b", "refs/heads/a.",
 	"refs/heads//a", "refs/heads/a//b", "refs/heads/a/", "/refs/heads/a", "refs/heads/a b", "refs/heads/a\tb", "refs/heads/a\nb", "refs/heads/a\x00",
@@ -28,7 +31,7 @@ var badRefs = []string{
 
 var goodRefs = []string{
 	"refs/heads/main", "refs/tags/v1.2.3", "refs/tags/v1.2.3-rc.1+b5", "refs/heads/feature/x-y_z", "refs/heads/ä", "refs/heads/@", "refs/heads/a@b",
-	"refs/heads/refs/heads/main", "refs/heads/a'b\"$(c);d|e&f", "refs/heads/#1",
+	"refs/pull/1/head", "refs/pull/123456789012345678/merge", "refs/merge-requests/7/head", "refs/merge-requests/7/merge", "refs/heads/refs/heads/main", "refs/heads/a'b\"$(c);d|e&f", "refs/heads/#1",
 }
 
 func TestCheckRef(t *testing.T) {
@@ -52,7 +55,9 @@ func FuzzCheckRef(f *testing.F) {
 		if git.CheckRef(ref) != nil {
 			return
 		}
-		if strings.Contains(ref, "/-") || !strings.HasPrefix(ref, "refs/heads/") && !strings.HasPrefix(ref, "refs/tags/") {
+		kind, name, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
+		pull := (kind == "pull" || kind == "merge-requests") && strings.Trim(strings.TrimSuffix(strings.TrimSuffix(name, "/head"), "/merge"), "0123456789") == ""
+		if strings.Contains(ref, "/-") || !strings.HasPrefix(ref, "refs/") || kind != "heads" && kind != "tags" && !pull {
 			t.Errorf("%q passed", ref)
 		}
 		if out, err := exec.Command("git", "check-ref-format", ref).CombinedOutput(); err != nil {

@@ -1,13 +1,16 @@
 package git
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +29,9 @@ const (
 	// incomplete is git's word on a partial clone of a repository with a
 	// lightweight tag on a tree: git 2.39 cannot make one.
 	incomplete = "did not send all necessary objects"
+	// maxPulls is how many pull requests are fetched anew with a clone that is
+	// made anew: those that anybody may be looking at.
+	maxPulls = 1000
 	// maxTimes is how many commits' times are kept at hand. What is asked for is
 	// what was pushed just now.
 	maxTimes = 256
@@ -58,8 +64,9 @@ type clone struct {
 	made   uint64 // how often dir was replaced
 	known  string // URL of which dir was seen to be a clone; nobody else writes there
 
-	mu    sync.Mutex // guards calls and times
+	mu    sync.Mutex // guards calls, pulls and times
 	calls uint64
+	pulls map[string]uint64    // the last call for each ref of a pull request that was asked for, at most maxPulls
 	times map[string]time.Time // of commits that were looked for, at most maxTimes
 }
 
@@ -78,7 +85,7 @@ func newClone(name string, c Config) (*clone, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &clone{name: name, root: c.Dir, dir: filepath.Join(c.Dir, name+".git"),
-		log: log.With("project", name), busy: make(chan struct{}, 1)}, nil
+		log: log.With("project", name), busy: make(chan struct{}, 1), pulls: map[string]uint64{}}, nil
 }
 
 // setUp has what begins from now on run as c says, of which change is the
@@ -136,10 +143,11 @@ func (c *clone) remember(found imgd.Commit) {
 	c.times[found.ID] = found.Time
 }
 
-// view fetches, then reads. If the clone turns out unreadable it is made anew,
-// once; what a new one does not have, the server does not have.
-func (c *clone) view(ctx context.Context, look func(context.Context, repo) error) error {
-	made, err := c.fetch(ctx)
+// view fetches, with ref if that is a pull request's, then reads. If the clone
+// turns out unreadable it is made anew, once; what a new one does not have, the
+// server does not have.
+func (c *clone) view(ctx context.Context, ref string, look func(context.Context, repo) error) error {
+	made, err := c.fetch(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("fetch project %s: %w", c.name, err)
 	}
@@ -170,8 +178,8 @@ func broken(err error) bool {
 // and answers which making of the clone that is. One runs at a time; those who
 // wait meanwhile share the next one, as only a fetch that began after a call
 // can answer it.
-func (c *clone) fetch(ctx context.Context) (made uint64, err error) {
-	mine := c.call()
+func (c *clone) fetch(ctx context.Context, ref string) (made uint64, err error) {
+	mine := c.call(ref)
 	if err := c.lock(ctx); err != nil {
 		return 0, err
 	}
@@ -179,25 +187,43 @@ func (c *clone) fetch(ctx context.Context) (made uint64, err error) {
 	if c.served >= mine {
 		return c.made, c.result
 	}
-	last := c.lastCall()
-	err = c.update(ctx)
+	last, pulls := c.called(c.served)
+	err = c.update(ctx, pulls)
 	if err == nil || ctx.Err() == nil { // a caller who gave up answers nobody else
 		c.served, c.result = last, err
 	}
 	return c.made, err
 }
 
-func (c *clone) call() uint64 {
+// call notes that somebody needs a fetch from now on, and of which pull request,
+// if ref is one's.
+func (c *clone) call(ref string) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls++
+	if !pullGrammar.MatchString(ref) {
+		return c.calls
+	}
+	c.pulls[ref] = c.calls
+	if len(c.pulls) > maxPulls {
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(c.pulls)), func(a, b string) int { return cmp.Compare(c.pulls[a], c.pulls[b]) })
+		delete(c.pulls, oldest)
+	}
 	return c.calls
 }
 
-func (c *clone) lastCall() uint64 {
+// called are the last call so far, and the refs of pull requests that calls after
+// that one need.
+func (c *clone) called(after uint64) (last uint64, pulls []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.calls
+	for ref, call := range c.pulls {
+		if call > after {
+			pulls = append(pulls, ref)
+		}
+	}
+	slices.Sort(pulls)
+	return c.calls, pulls
 }
 
 func (c *clone) lock(ctx context.Context) error {
@@ -214,7 +240,7 @@ func (c *clone) unlock() { <-c.busy }
 // update fetches into the clone, or makes one. A clone into which git cannot
 // fetch, but whose server lets itself be cloned, is damaged (a disk that was
 // full, a kill -9 that left lock files) and is replaced. The caller is busy.
-func (c *clone) update(ctx context.Context) error {
+func (c *clone) update(ctx context.Context, pulls []string) error {
 	git := c.git()
 	if c.known != git.url {
 		if !c.ours(ctx, git) {
@@ -222,9 +248,7 @@ func (c *clone) update(ctx context.Context) error {
 		}
 		c.known = git.url
 	}
-	// A bare clone has no refspec of its own. It has its filter in its config.
-	_, err := git.remote(ctx, "--git-dir="+c.dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head",
-		"--no-auto-maintenance", "--no-recurse-submodules", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+	err := git.fetch(ctx, c.dir, pulls)
 	if err == nil {
 		return c.tidy(ctx, git)
 	}
@@ -287,6 +311,9 @@ func (c *clone) replace(ctx context.Context, git runner) error {
 	var exit *exitError
 	if errors.As(err, &exit) && strings.Contains(exit.stderr, incomplete) {
 		err = git.clone(ctx, fresh)
+	}
+	if _, pulls := c.called(0); err == nil && len(pulls) > 0 { // others may be about to read what they have fetched
+		err = git.fetch(ctx, fresh, pulls)
 	}
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -130,15 +131,24 @@ func (r *Repos) Resolve(ctx context.Context, project, ref, commit string) (imgd.
 	if err := checkCommit(commit); commit != "" && err != nil {
 		return imgd.Commit{}, err
 	}
+	configured, _ := r.config.Projects.Get(project)
 	var found imgd.Commit
-	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
-		found, err = resolve(ctx, g, ref, commit)
+	main := ""
+	err = c.view(ctx, ref, func(ctx context.Context, g repo) (err error) {
+		found, main, err = resolve(ctx, g, ref, commit, configured.TagPrefix)
 		return err
 	})
-	if err == nil {
-		c.remember(found)
+	if err != nil {
+		return imgd.Commit{}, err
 	}
-	return found, err
+	if main == "" {
+		if main, err = c.askDefault(ctx); err != nil {
+			return imgd.Commit{}, err
+		}
+	}
+	found.DefaultBranch = strings.TrimPrefix(main, headRefs)
+	c.remember(found)
+	return found, nil
 }
 
 // Peek implements imgd.Peeker: it answers the commit if the clone has it, or
@@ -162,7 +172,7 @@ func (r *Repos) Confirm(ctx context.Context, project, ref, commit string) error 
 		return err
 	}
 	git, peeled := c.git(), ref+"^{}"
-	if named, err := git.ask.names(ctx, ref); err == nil && named == commit {
+	if named, err := git.ask.names(ctx, ref); err == nil && named.object == commit {
 		return nil
 	}
 	out, err := git.remote(ctx, "ls-remote", "--quiet", "--end-of-options", git.url, ref, peeled)
@@ -184,24 +194,30 @@ func (r *Repos) Confirm(ctx context.Context, project, ref, commit string) error 
 	}
 }
 
-func resolve(ctx context.Context, g repo, ref, commit string) (imgd.Commit, error) {
-	head, err := g.head(ctx, ref)
+// resolve answers the commit, and the full ref of the default branch if the
+// clone tells it.
+func resolve(ctx context.Context, g repo, ref, commit, prefix string) (found imgd.Commit, main string, err error) {
+	refs, main, err := g.refsAndDefault(ctx, ref)
+	if err != nil {
+		return imgd.Commit{}, "", err
+	}
+	head, err := g.named(ctx, ref, refs)
 	switch {
 	case errors.Is(err, imgd.ErrNotFound) && commit != "":
-		return imgd.Commit{}, fmt.Errorf("%s is gone, it named %s: %w", ref, commit, imgd.ErrSuperseded)
+		return imgd.Commit{}, "", fmt.Errorf("%s is gone, it named %s: %w", ref, commit, imgd.ErrSuperseded)
 	case errors.Is(err, imgd.ErrNotFound):
-		return imgd.Commit{}, fmt.Errorf("there is no %s: %w", ref, imgd.ErrInvalid)
+		return imgd.Commit{}, "", fmt.Errorf("there is no %s: %w", ref, imgd.ErrInvalid)
 	case err != nil:
-		return imgd.Commit{}, err
+		return imgd.Commit{}, "", err
 	}
-	found := head
+	found = head
 	if commit != "" && commit != head.ID {
 		if found, err = g.behind(ctx, ref, head, commit); err != nil {
-			return imgd.Commit{}, err
+			return imgd.Commit{}, "", err
 		}
 	}
-	found.Describe, err = g.describe(ctx, found.ID)
-	return found, err
+	found.Describe, err = g.describe(ctx, found.ID, prefix)
+	return found, main, err
 }
 
 // Head fetches and says which commit ref (full) names now, peeled. Errors:
@@ -216,7 +232,7 @@ func (r *Repos) Head(ctx context.Context, project, ref string) (string, error) {
 		return "", err
 	}
 	var head imgd.Commit
-	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
+	err = c.view(ctx, ref, func(ctx context.Context, g repo) (err error) {
 		head, err = g.head(ctx, ref)
 		return err
 	})
@@ -246,13 +262,13 @@ func (r *Repos) Contains(ctx context.Context, project, head, commit string) (boo
 	if err := c.read(ctx, look); err == nil && known {
 		return contained, nil // the history of a commit never changes
 	}
-	err = c.view(ctx, look)
+	err = c.view(ctx, "", look)
 	return contained, err
 }
 
 // Expand fetches and says which full ref the short one means, and the commit,
 // peeled, that it names. main, heads/main and refs/heads/main are understood,
-// and tags likewise. Errors: imgd.ErrNotFound if there is no such ref,
+// and tags likewise, and pull/7/head. Errors: imgd.ErrNotFound if there is no such ref,
 // imgd.ErrInvalid if it cannot be one, means several, is a commit or names none.
 func (r *Repos) Expand(ctx context.Context, project, short string) (ref, commit string, err error) {
 	c, err := r.clone(project)
@@ -267,7 +283,7 @@ func (r *Repos) Expand(ctx context.Context, project, short string) (ref, commit 
 		return "", "", err
 	}
 	var head imgd.Commit
-	err = c.view(ctx, func(ctx context.Context, g repo) (err error) {
+	err = c.view(ctx, pullOf(names), func(ctx context.Context, g repo) (err error) {
 		if ref, err = g.one(ctx, short, names); err == nil {
 			head, err = g.head(ctx, ref)
 		}
@@ -288,12 +304,23 @@ func candidates(short string) ([]string, error) {
 			names = append(names, "refs/"+short)
 		}
 	}
+	if pull := "refs/" + short; pullGrammar.MatchString(pull) {
+		names = append(names, pull)
+	}
 	for _, name := range names {
 		if err := CheckRef(name); err != nil {
 			return nil, err
 		}
 	}
 	return names, nil
+}
+
+// pullOf is the one of the full names that is a pull request's, or empty.
+func pullOf(names []string) string {
+	if i := slices.IndexFunc(names, pullGrammar.MatchString); i >= 0 {
+		return names[i]
+	}
+	return ""
 }
 
 // clone is the clone of the project, set up as it is configured now.

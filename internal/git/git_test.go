@@ -13,20 +13,18 @@ import (
 	"github.com/imgd/imgd/internal/git"
 )
 
-var _ imgd.Git = (*git.Repos)(nil)
-
 func TestResolveBranch(t *testing.T) {
 	o := newOrigin(t)
 	first := o.push("main")
 	r := open(t, o.config(t.TempDir()))
-	if got, want := resolve(t, r, "refs/heads/main", ""), (imgd.Commit{ID: first, Time: start.Add(time.Minute)}); got != want {
+	if got, want := resolve(t, r, "refs/heads/main", ""), (imgd.Commit{ID: first, Time: start.Add(time.Minute), DefaultBranch: "main"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	second := o.push("main")
 	if got := resolve(t, r, "refs/heads/main", "").ID; got != second {
 		t.Errorf("after a push: got %s, want %s", got, second)
 	}
-	if got, want := resolve(t, r, "refs/heads/main", first), (imgd.Commit{ID: first, Time: start.Add(time.Minute)}); got != want {
+	if got, want := resolve(t, r, "refs/heads/main", first), (imgd.Commit{ID: first, Time: start.Add(time.Minute), DefaultBranch: "main"}); got != want {
 		t.Errorf("an older commit: got %+v, want %+v", got, want)
 	}
 }

@@ -28,7 +28,7 @@ var start = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 // An origin is a git server of one repository, git-http-backend behind a
 // handler that a test may put something in front of.
 type origin struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	server  *httptest.Server
 	minutes int
@@ -37,7 +37,7 @@ type origin struct {
 	before func(next http.Handler) http.Handler
 }
 
-func newOrigin(t *testing.T, initArgs ...string) *origin {
+func newOrigin(t testing.TB, initArgs ...string) *origin {
 	t.Helper()
 	o := &origin{t: t, dir: filepath.Join(t.TempDir(), "hello.git")}
 	o.git(append([]string{"init", "--quiet", "--bare", "--template=", "--initial-branch=main"}, initArgs...)...)
@@ -98,7 +98,7 @@ func (o *origin) git(args ...string) string {
 	return runGit(o.t, o.dir, start.Add(time.Duration(o.minutes)*time.Minute), args...)
 }
 
-func runGit(t *testing.T, dir string, now time.Time, args ...string) string {
+func runGit(t testing.TB, dir string, now time.Time, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"--git-dir=" + dir, "-c", "advice.nestedTag=false"}, args...)...)
 	date := strconv.FormatInt(now.Unix(), 10) + " +0200"
@@ -121,17 +121,23 @@ func (o *origin) tree(content string) string {
 		o.t.Fatal(err)
 	}
 	blob := o.git("hash-object", "-w", file)
-	index := "GIT_INDEX_FILE=" + filepath.Join(filepath.Dir(file), "index")
+	index := filepath.Join(filepath.Dir(file), "index")
 	for _, args := range [][]string{{"update-index", "--add", "--cacheinfo", "100644," + blob + ",f"}, {"write-tree"}} {
-		cmd := exec.Command("git", append([]string{"--git-dir=" + o.dir}, args...)...)
-		cmd.Env = append(cleanEnv(), index)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			o.t.Fatalf("git %q: %v\n%s", args, err, out)
-		}
-		content = strings.TrimSpace(string(out))
+		content = o.indexed(index, args...)
 	}
 	return content
+}
+
+// indexed runs git in the server's repository with that file as its index.
+func (o *origin) indexed(index string, args ...string) string {
+	o.t.Helper()
+	cmd := exec.Command("git", append([]string{"--git-dir=" + o.dir}, args...)...)
+	cmd.Env = append(cleanEnv(), "GIT_INDEX_FILE="+index)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		o.t.Fatalf("git %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // commit makes a commit with its own tree, a minute after the last.
@@ -176,7 +182,7 @@ func of(url string) *imgd.Projects {
 	return configured(map[string]imgd.Project{project: {Name: project, Git: url}})
 }
 
-func open(t *testing.T, c git.Config) *git.Repos {
+func open(t testing.TB, c git.Config) *git.Repos {
 	t.Helper()
 	r, err := git.New(c)
 	if err != nil {

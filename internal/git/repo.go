@@ -67,7 +67,12 @@ func (g repo) head(ctx context.Context, ref string) (imgd.Commit, error) {
 	if err != nil {
 		return imgd.Commit{}, err
 	}
-	object, ok := found[ref]
+	return g.named(ctx, ref, found)
+}
+
+// named is head, where the objects of the refs are known.
+func (g repo) named(ctx context.Context, ref string, refs map[string]string) (imgd.Commit, error) {
+	object, ok := refs[ref]
 	if !ok {
 		return imgd.Commit{}, fmt.Errorf("there is no %s: %w", ref, imgd.ErrNotFound)
 	}
@@ -141,14 +146,15 @@ func (g repo) contains(ctx context.Context, head, commit string) (contained, kno
 }
 
 // describe is git describe over version tags: v1.2.3, or v1.2.3-4-gabcdef0 for
-// the fourth commit after it, or empty where none is reachable.
-func (g repo) describe(ctx context.Context, commit string) (string, error) {
-	wrong, versions, err := g.notVersions(ctx)
+// the fourth commit after it, or empty where none is reachable. Only tags that
+// begin with prefix count, and the answer is without it.
+func (g repo) describe(ctx context.Context, commit, prefix string) (string, error) {
+	wrong, versions, err := g.notVersions(ctx, prefix)
 	if err != nil || !versions {
 		return "", err
 	}
 	args := []string{"describe", "--tags", "--always", "--abbrev=" + strconv.Itoa(abbrev),
-		"--match=v[0-9]*.[0-9]*.[0-9]*", "--match=[0-9]*.[0-9]*.[0-9]*"}
+		"--match=" + prefix + "v[0-9]*.[0-9]*.[0-9]*", "--match=" + prefix + "[0-9]*.[0-9]*.[0-9]*"}
 	for _, tag := range wrong {
 		args = append(args, "--exclude="+tag)
 	}
@@ -156,18 +162,20 @@ func (g repo) describe(ctx context.Context, commit string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if out = strings.TrimSpace(out); !strings.Contains(out, ".") {
+	found, ok := strings.CutPrefix(strings.TrimSpace(out), prefix)
+	if !ok || !strings.Contains(found, ".") {
 		return "", nil // --always: the bare commit
 	}
-	return out, nil
+	return found, nil
 }
 
-// notVersions answers the tags that look like versions to a glob but are none,
-// or whose target is no commit, on which git describe fails in a clone without
-// trees; and whether there is any version.
-func (g repo) notVersions(ctx context.Context) (wrong []string, versions bool, err error) {
+// notVersions answers the tags with that prefix that look like versions to a
+// glob but are none, or whose target is no commit, on which git describe fails
+// in a clone without trees; and whether there is any version.
+func (g repo) notVersions(ctx context.Context, prefix string) (wrong []string, versions bool, err error) {
+	under := tagRefs + prefix
 	out, err := g.run(ctx, "for-each-ref", "--format=%(objecttype) %(type) %(refname:strip=2)", "--",
-		"refs/tags/v[0-9]*", "refs/tags/[0-9]*", "refs/tags/v[0-9]*/**", "refs/tags/[0-9]*/**")
+		under+"v[0-9]*", under+"[0-9]*", under+"v[0-9]*/**", under+"[0-9]*/**")
 	if err != nil {
 		return nil, false, err
 	}
@@ -175,7 +183,7 @@ func (g repo) notVersions(ctx context.Context) (wrong []string, versions bool, e
 		kind, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		target, tag, _ := strings.Cut(rest, " ")
 		commit := kind == "commit" || kind == "tag" && (target == "commit" || target == "tag")
-		if commit && isVersion(tag) {
+		if commit && isVersion(strings.TrimPrefix(tag, prefix)) {
 			versions = true
 		} else if strings.Count(tag, ".") > 1 {
 			wrong = append(wrong, tag)

@@ -161,6 +161,19 @@ func (r runner) clone(ctx context.Context, dir string, options ...string) error 
 	return err
 }
 
+// fetch brings the clone in dir what the server has: branches, tags, these refs
+// of pull requests, and what its HEAD names. A bare clone has no refspec of its
+// own; it has its filter in its config. What ends in * need not be there.
+func (r runner) fetch(ctx context.Context, dir string, pulls []string) error {
+	args := []string{"--git-dir=" + dir, "fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
+		"--no-recurse-submodules", "--end-of-options", "origin", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD*:" + serverHead + "*"}
+	for _, ref := range pulls {
+		args = append(args, "+"+ref+"*:"+ref+"*")
+	}
+	_, err := r.remote(ctx, args...)
+	return err
+}
+
 // run answers what git wrote. Errors: *exitError if it ended by itself, ctx's
 // own if that ended it, errTimeout, and that git could not be run.
 func (r runner) run(ctx context.Context, env []string, args ...string) (out, messages string, err error) {

@@ -204,7 +204,7 @@ func TestProblems(t *testing.T) {
 		{"POST", builds, `{"ref":"` + strings.Repeat("a", 70<<10) + `"}`, 413, "usage", "64 KiB"},
 		{"POST", builds, `{"ref":"none"}`, 404, "not-found", "none"},
 		{"POST", builds, `{"ref":"twice"}`, 400, "usage", "refs/heads/twice or refs/tags/twice"},
-		{"POST", builds, `{"ref":"nightly"}`, 400, "usage", "refs/tags/nightly is not among"},
+		{"POST", builds, `{"ref":"nightly"}`, 400, "usage", `refs/tags/nightly" is not among`},
 		{"POST", builds, `{"ref":"refs/tags/nightly","commit":"` + commit("c") + `"}`, 400, "usage", "is not among"},
 		{"POST", builds, `{"ref":"v1.2.3","commit":"abc"}`, 400, "usage", "commit"},
 		{"POST", builds, `{"ref":"v1.2.3","force":true}`, 400, "usage", "reason"},

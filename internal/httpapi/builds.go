@@ -122,8 +122,8 @@ func (a *API) request(ctx context.Context, project imgd.Project, b Build) (imgd.
 			req.Commit = commit
 		}
 	}
-	if !project.Allows(req.Ref) {
-		return req, usage(fmt.Sprintf("ref %s is not among the refs %q of project %s; its config says what may be built", req.Ref, project.Refs, project.Name))
+	if why := project.WhyNot(req.Ref); why != "" {
+		return req, usage(why + "; its config says what may be built")
 	}
 	return req, nil
 }

@@ -21,6 +21,8 @@ func (c commits) Resolve(_ context.Context, _, ref, commit string) (imgd.Commit,
 	return imgd.Commit{ID: commit, Time: epoch}, nil
 }
 
+func (commits) Touched(context.Context, string, string, string) (bool, error) { return true, nil }
+
 type planner struct{}
 
 func (planner) Plan(_ imgd.Project, req imgd.Request) (imgd.Plan, error) {

@@ -16,6 +16,7 @@ import (
 type forge struct {
 	name   string
 	event  string   // header that names the event
+	pulls  string   // the event of a pull request
 	ids    []string // headers that may name the delivery, the best first
 	apart  string   // header that tells deliveries apart but does not name one, see digest
 	help   string   // what to do about a 401; it is told to everybody
@@ -27,8 +28,11 @@ type forge struct {
 	authentic func(header http.Header, body []byte, now time.Time) bool
 	// content is the JSON in body.
 	content func(header http.Header, body []byte) ([]byte, error)
-	// why says why the event asks for no build, "" for a push.
+	// why says why the event asks for no build, "" for a push. It is not asked of
+	// pulls.
 	why func(event string) string
+	// pull is what p says of a pull request.
+	pull func(p pullPayload) pull
 	// peeled is the commit of the tag that was pushed, "" if p does not tell.
 	peeled func(p payload) string
 }
@@ -117,8 +121,6 @@ func whyNot(event string) string {
 		return "event create asks for no build: the push of the same ref does"
 	case event == "delete":
 		return "the ref was deleted"
-	case strings.HasPrefix(event, "pull_request"):
-		return "pull requests are not built"
 	}
 	return noBuild(event)
 }

@@ -35,6 +35,8 @@ func gitea(name, prefix string, secret []byte) (forge, error) {
 		authentic: signedHex(prefix+"Signature", "", secret),
 		content:   plain,
 		why:       whyNot,
+		pulls:     "pull_request",
+		pull:      gitHubPull,
 		peeled:    head,
 	}, nil
 }

@@ -32,6 +32,8 @@ func gitHub(secret []byte) forge {
 		authentic: signedHex("X-Hub-Signature-256", "sha256=", secret),
 		content:   formOrJSON,
 		why:       whyNot,
+		pulls:     "pull_request",
+		pull:      gitHubPull,
 		peeled:    head,
 	}
 }

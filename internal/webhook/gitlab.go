@@ -44,6 +44,8 @@ func gitLab(secret []byte) (forge, error) {
 		header:  "X-Gitlab-Event",
 		content: plain,
 		why:     whyNotGitLab,
+		pulls:   "Merge Request Hook",
+		pull:    gitLabPull,
 		peeled:  func(p payload) string { return p.CheckoutSHA },
 	}
 	encoded, signs := strings.CutPrefix(string(secret), "whsec_")
@@ -106,8 +108,6 @@ func whyNotGitLab(event string) string {
 	switch event {
 	case "Push Hook", "Tag Push Hook":
 		return ""
-	case "Merge Request Hook":
-		return "merge requests are not built"
 	case "System Hook":
 		return "a system hook tells of every project: add a webhook to the one that is to be built"
 	}

@@ -16,12 +16,15 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
-// A push is what imgd takes from a payload. The clone URL is not in it: that
-// is the config's.
+// A push is what imgd takes from a payload, also of a pull request. The clone
+// URL is not in it: that is the config's.
 type push struct {
-	ref    string // full, of a branch or a tag
+	ref    string // full, of a branch, a tag or a pull request
 	commit string // 40 hex, peeled; "" if the payload does not tell it for certain
 	by     string // <forge>:<login> of who pushed, as the forge authenticated him
+	reason string // of the request
+	base   string // branch that the pull request is for, "" if it is none
+	fork   bool   // a pull request from another repository
 }
 
 // A payload is what go-scm drops or changes of a push.
@@ -78,8 +81,12 @@ func (h *Handler) parse(d *delivery, header http.Header, body []byte) (p push, e
 	return h.read(d.forge, d.event, content)
 }
 
-// read reads the JSON of an event. Only a push's is looked at.
+// read reads the JSON of an event. Only that of a push or a pull request is looked
+// at.
 func (f forge) read(event string, body []byte) (push, error) {
+	if event == f.pulls {
+		return f.readPull(body)
+	}
 	if why := f.why(event); why != "" {
 		return push{}, &ignored{reason: why}
 	}
@@ -102,7 +109,7 @@ func (f forge) read(event string, body []byte) (push, error) {
 	if strings.HasPrefix(sent.Ref, "refs/tags/") {
 		commit = f.peeled(p)
 	}
-	return push{ref: sent.Ref, commit: full(commit), by: f.by(sent.Sender.Login)}, nil
+	return push{ref: sent.Ref, commit: full(commit), by: f.by(sent.Sender.Login), reason: "push"}, nil
 }
 
 // withoutCommits leaves out the list of commits, of which imgd needs none. It

@@ -125,8 +125,13 @@ func outcome(t *testing.T, w *world, got *httptest.ResponseRecorder) string {
 	if (got.Code == http.StatusAccepted) != (len(asks) > 0) {
 		t.Errorf("got %d %s, asked for %v", got.Code, got.Body, asks)
 	}
-	for _, a := range asks {
-		return fmt.Sprintf("%d %s at %q by %s", got.Code, a.req.Ref, a.req.Commit, a.req.By)
+	if len(asks) > 0 {
+		req := asks[0].req
+		line := fmt.Sprintf("%d %s at %q by %s", got.Code, req.Ref, req.Commit, req.By)
+		if req.Base != "" {
+			line += fmt.Sprintf(" (%s, for %s)", req.Reason, req.Base)
+		}
+		return line
 	}
 	var answer struct{ Ignored, Detail string }
 	if err := json.Unmarshal(got.Body.Bytes(), &answer); err != nil {
@@ -193,13 +198,12 @@ func TestUnreadable(t *testing.T) {
 // What is ignored is not even read: a forge may send what go-scm cannot read.
 func TestOtherEventsAreNotRead(t *testing.T) {
 	for scheme, tests := range map[string]map[string]string{
-		"github": {"issues": "event issues asks for no build", "pull_request": "pull requests are not built",
-			"pull_request_review_thread": "pull requests are not built", "delete": "the ref was deleted",
+		"github": {"issues": "event issues asks for no build", "pull_request_review_thread": "event pull_request_review_thread asks for no build", "delete": "the ref was deleted",
 			"create": "event create asks for no build: the push of the same ref does", "ping": "ping asks for no build: the webhook works",
 			strings.Repeat("é", 200): "event " + strings.Repeat("é", 100) + "… asks for no build"},
-		"gitlab": {"Issue Hook": "event Issue Hook asks for no build", "Merge Request Hook": "merge requests are not built", "push": "event push asks for no build",
+		"gitlab": {"Issue Hook": "event Issue Hook asks for no build", "push": "event push asks for no build",
 			"System Hook": "a system hook tells of every project: add a webhook to the one that is to be built"},
-		"gitea":   {"pull_request_sync": "pull requests are not built", "Push Hook": "event Push Hook asks for no build"},
+		"gitea":   {"pull_request_sync": "event pull_request_sync asks for no build", "Push Hook": "event Push Hook asks for no build"},
 		"forgejo": {"action_run_failure": "event action_run_failure asks for no build"},
 	} {
 		w := newWorld(t, hook(scheme, project("hello")))

@@ -2,9 +2,8 @@
 // POST /hooks/{forge}/{project}, proves on the raw bytes that the project's
 // forge sent them, and puts what a push asks for into the queue before it
 // answers. A payload is a hint: what may be built, and from where, is the
-// config's to say, and which commits a ref has is git's. It builds no pull
-// requests, registers nothing with a forge, and does not know how the queue
-// works.
+// config's to say, and which commits a ref has is git's. It registers nothing
+// with a forge, and does not know how the queue works.
 package webhook
 
 import (
@@ -216,11 +215,15 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, d *delivery) ou
 func (h *Handler) submit(ctx context.Context, d *delivery, p push) outcome {
 	var o outcome
 	for _, project := range d.projects {
-		if !project.Allows(p.ref) {
-			o.reasons = append(o.reasons, fmt.Sprintf("ref %s is not among the refs %q of project %s", short(p.ref), project.Refs, project.Name))
+		why := project.WhyNot(p.ref)
+		if why == "" && p.fork && !project.Forks {
+			why = fmt.Sprintf("%s is from a fork, and project %s does not build those (pullRequests.forks)", p.reason, project.Name)
+		}
+		if why != "" {
+			o.reasons = append(o.reasons, why)
 			continue
 		}
-		req := imgd.Request{Project: project.Name, Ref: p.ref, Commit: p.commit, By: p.by, Reason: "push"}
+		req := imgd.Request{Project: project.Name, Ref: p.ref, Commit: p.commit, By: p.by, Reason: p.reason, Base: p.base}
 		req, err := h.queue.Submit(ctx, req, d.forge.name+"/"+d.id+"/"+project.Name)
 		switch {
 		case errors.Is(err, imgd.ErrInvalid):

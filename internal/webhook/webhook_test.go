@@ -151,7 +151,7 @@ func TestProjectsOfOneRepository(t *testing.T) {
 func TestNoProjectAllowsTheRef(t *testing.T) {
 	w := newWorld(t, hook("github", project("hello", "refs/heads/main")), hook("github", project("b", "refs/tags/v*", "refs/heads/b")))
 	wantIgnored(t, w.deliver("github", "push", push("refs/heads/x", commit)),
-		`ref refs/heads/x is not among the refs ["refs/tags/v*" "refs/heads/b"] of project b; ref refs/heads/x is not among the refs ["refs/heads/main"] of project hello`)
+		`ref "refs/heads/x" is not among the refs ["refs/tags/v*" "refs/heads/b"] of project b; ref "refs/heads/x" is not among the refs ["refs/heads/main"] of project hello`)
 	if line := w.logged()[0]; line["msg"] != "webhook ignored" || line["level"] != "INFO" || !strings.Contains(line["reason"].(string), "of project b") {
 		t.Errorf("logged %v", line)
 	}

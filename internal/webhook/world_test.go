@@ -38,7 +38,7 @@ var (
 
 func project(name string, refs ...string) imgd.Project {
 	if refs == nil {
-		refs = []string{"refs/heads/*", "refs/tags/*"}
+		refs = []string{"refs/heads/*", "refs/tags/*", "refs/pull/*", "refs/merge-requests/*"}
 	}
 	return imgd.Project{Name: name, Git: "https://git.example.com/demo/hello.git", Image: "demo/" + name, Refs: refs}
 }
@@ -138,8 +138,9 @@ func (w *world) asked() []ask {
 }
 
 var (
-	fullRef    = regexp.MustCompile(`^refs/(heads|tags)/.`)
+	fullRef    = regexp.MustCompile(`^refs/((heads|tags)/.|(pull|merge-requests)/[1-9][0-9]*/head$)`)
 	fullCommit = regexp.MustCompile(`^([0-9a-f]{40})?$`)
+	base       = regexp.MustCompile(`^[^\x00-\x20\x7f\x{fffd}]{0,255}$`)
 	byWhom     = regexp.MustCompile(`^(github|gitlab|gitea|forgejo)(:[!-~]{1,255})?$`)
 	deliveryID = regexp.MustCompile(`^(github|gitlab|gitea|forgejo)/[A-Za-z0-9._-]{1,128}/([a-z0-9-]+)$`)
 )
@@ -152,7 +153,7 @@ func (w *world) Submit(ctx context.Context, req imgd.Request, delivery string) (
 	if p, ok := w.projects[req.Project]; !ok || !p.Allows(req.Ref) {
 		w.t.Errorf("asked for ref %.100q of project %q, which does not allow it", req.Ref, req.Project)
 	}
-	if !fullRef.MatchString(req.Ref) || len(req.Ref) > 1024 || !fullCommit.MatchString(req.Commit) || !byWhom.MatchString(req.By) {
+	if !fullRef.MatchString(req.Ref) || len(req.Ref) > 1024 || !fullCommit.MatchString(req.Commit) || !byWhom.MatchString(req.By) || !base.MatchString(req.Base) {
 		w.t.Errorf("asked for %+v", req)
 	}
 	if !req.AskedAt.IsZero() || req.Force || req.Rebuild || req.Args != nil || req.Target != "" || req.Platforms != nil {
