@@ -180,6 +180,7 @@ func (c *contract) hold(operation string, status int, contentType string, body [
 var goldens = map[string]string{
 	"build": "askBuild 202", "cancel": "cancelRequest 200", "drop": "dropRequest 200", "drop-letter": "dropRequest 200", "image": "getImage 200",
 	"image-last-page": "getImage 200", "image-page": "getImage 200", "images": "listImages 200", "letter": "getLetter 200",
+	"explain": "explain 200", "explain-conflict": "explain 200", "why": "getWhy 200",
 	"history": "getHistory 200", "records": "listRecords 200",
 	"letters": "listLetters 200", "letters-gone": "listLetters 200", "letters-page": "listLetters 200", "releases": "listReleases 200",
 	"releases-none": "listReleases 200", "request": "getRequest 200", "request-unchanged": "getRequest 200", "requests": "listRequests 200",
@@ -270,6 +271,8 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"verifyTag", "POST", tag + "/verify", "", 200, ""}, {"verifyTag", "POST", tag + "x/verify", "", 404, ""},
 		{"verifyTag", "POST", tag + "/verify", `{"digest":"sha256:` + strings.Repeat("0", 64) + `"}`, 409, ""},
 		{"askBuild", "POST", "/v1/projects/hello/builds", `{"ref":"main"}`, 202, ""}, {"askBuild", "POST", "/v1/projects/none/builds", `{"ref":"main"}`, 404, ""},
+		{"explain", "GET", "/v1/projects/hello/explain?ref=main", "", 200, ""}, {"explain", "GET", "/v1/projects/hello/explain?ref=none", "", 404, ""},
+		{"getWhy", "GET", tag + "/why", "", 200, ""}, {"getWhy", "GET", tag + "x/why", "", 404, ""},
 		{"listRequests", "GET", "/v1/requests", "", 200, ""}, {"getRequest", "GET", "/v1/requests/" + id, "", 200, ""},
 		{"getRequest", "GET", "/v1/requests/" + broken + "?wait=1m", "", 200, ""}, {"getRequest", "GET", "/v1/requests/none", "", 404, ""},
 		{"cancelRequest", "POST", "/v1/requests/" + id + "/cancel", "", 409, ""}, {"cancelRequest", "POST", "/v1/requests/" + strings.Repeat("0", 32) + "/cancel", "", 404, ""},
