@@ -12,6 +12,9 @@ import (
 // registry refuses it.
 const refusedTag = "refused: "
 
+// refusesTag begins why a release was abandoned whose tag the registry refuses.
+const refusesTag = "the registry refuses tag "
+
 // Drive takes an admitted release to its end. Several may drive the same one:
 // each step finds done what the others did. The tags that it lost meanwhile are
 // settled too: a late write of them, of this release's, may have come after the
@@ -31,7 +34,7 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 		return err
 	})
 	if errors.Is(err, ErrSuperseded) {
-		return p.abandon(ctx, rel, p.whyNothing(rel.ID))
+		return p.abandon(ctx, rel, p.whyNothing(rel.ID), "")
 	}
 	if err != nil {
 		return rel, fmt.Errorf("publish %s: %w", rel.ID, err)
@@ -67,7 +70,7 @@ func (p *Pipeline) take(ctx context.Context, rel Release, t ReleaseTag) (_ Relea
 	case stays(err) && !p.claims(rel.ID, t.Name): // rel has lost the tag meanwhile
 		return p.take(ctx, rel, t)
 	case errors.Is(err, ErrRefused) && t.Kind.Immutable():
-		rel, err = p.abandon(ctx, rel, fmt.Sprintf("the registry refuses tag %s: %s", t.Name, err))
+		rel, err = p.abandon(ctx, rel, fmt.Sprintf("%s%s: %s", refusesTag, t.Name, err), t.Name)
 	case errors.Is(err, ErrRefused):
 		err = p.forgo(ctx, rel, t.Name, err)
 		return rel, err == nil, err
@@ -104,7 +107,12 @@ func (p *Pipeline) whyNothing(id string) string {
 	var refused []string
 	for _, t := range rel.Tags {
 		if reason, ok := strings.CutPrefix(t.Reason, refusedTag); ok {
-			refused = append(refused, "the registry refuses tag "+t.Name+": "+reason)
+			if !strings.HasPrefix(reason, refusesTag) { // else the whole release was given up for it
+				reason = refusesTag + t.Name + ": " + reason
+			}
+			if !slices.Contains(refused, reason) {
+				refused = append(refused, reason)
+			}
 		}
 	}
 	if len(refused) == 0 {
@@ -119,12 +127,15 @@ func (p *Pipeline) abandonLost(ctx context.Context, rel Release, cause error) (R
 	if _, _, err := p.Capturer.Capture(ctx, p.homes(rel), rel.Root.Digest); !errors.Is(err, ErrNotFound) {
 		return rel, opaque(errors.Join(cause, err))
 	}
-	return p.abandon(ctx, rel, RootLost)
+	return p.abandon(ctx, rel, RootLost, "")
 }
 
-// abandon gives rel's claims back. Publishing may have won: then that is the
-// answer.
-func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Release, error) {
+// abandon gives rel's claims back, that of the tag last at the end. Publishing
+// may have won: then that is the answer.
+func (p *Pipeline) abandon(ctx context.Context, rel Release, why, last string) (Release, error) {
+	if err := p.giveUp(ctx, rel, why, last); err != nil {
+		return rel, err
+	}
 	abandoned, err := p.Index.Abandon(ctx, rel.ID, why)
 	if err != nil {
 		return rel, fmt.Errorf("abandon %s: %w", rel.ID, err)
@@ -136,6 +147,31 @@ func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Releas
 		return abandoned, err
 	}
 	return abandoned, whyOver(abandoned)
+}
+
+// giveUp does for a command what giveBack does for others, while it stands
+// admitted: the queue does not know it, so nobody would come again to do what a
+// crash or the registry has cut short after it was abandoned. It gives its claims
+// back one by one, of the last tag last: what is still claimed by then, and so
+// driven on after a crash, is what was refused.
+func (p *Pipeline) giveUp(ctx context.Context, rel Release, why, last string) error {
+	if rel.Command == "" {
+		return nil
+	}
+	tags := slices.DeleteFunc(rel.Taken(), func(t ReleaseTag) bool { return t.Name == last || !p.claims(rel.ID, t.Name) })
+	if last != "" {
+		tags = append(tags, ReleaseTag{Name: last})
+	}
+	for _, t := range tags {
+		if _, err := p.Index.Forgo(ctx, rel.ID, t.Name, refusedTag+why); err != nil {
+			return fmt.Errorf("give %s:%s back: %w", rel.Image, t.Name, err)
+		}
+		if err := p.settleBack(ctx, rel.Image, t.Name); err != nil {
+			return err
+		}
+	}
+	rel.Why = why
+	return p.askAnew(ctx, rel)
 }
 
 // whyOver is what an abandoned release means for its request.
@@ -226,7 +262,7 @@ func again(r Request, abandoned Release) Request {
 
 // Drop abandons what the request has admitted, because an operator says so; why
 // names him and his reason. It answers the abandoned release, with an error if
-// its tags are not settled back yet. Safe to repeat: a release that was dropped
+// its tags are not settled back yet; a command's then stands admitted still. Safe to repeat: a release that was dropped
 // or refused already is settled back again, and keeps its why. ErrNotFound if
 // the request has nothing admitted, ErrConflict if its release was published
 // meanwhile, ErrInvalid for a why that would mean something else.
@@ -240,6 +276,9 @@ func (p *Pipeline) Drop(ctx context.Context, request, why string) (Release, erro
 		return Release{}, fmt.Errorf("request %s has admitted nothing: %w", request, ErrNotFound)
 	case newest.State == ReleasePublished:
 		return Release{}, fmt.Errorf("request %s has nothing to drop: release %s is published already: %w", request, newest.ID, ErrNotFound)
+	}
+	if err := p.giveUp(ctx, newest, why, ""); err != nil {
+		return newest, err
 	}
 	rel, err := p.Index.Abandon(ctx, newest.ID, why)
 	switch {
