@@ -199,6 +199,11 @@ func (r *Repo) Branch(ctx context.Context, name, at string) error {
 	return r.push(ctx, "HEAD")
 }
 
+// PullRequest makes the ref by which GitHub, Gitea and Forgejo have the head of a pull request.
+func (r *Repo) PullRequest(ctx context.Context, number int, at string) error {
+	return r.push(ctx, fmt.Sprintf("%s:refs/pull/%d/head", at, number))
+}
+
 // Checkout goes back to a branch that exists.
 func (r *Repo) Checkout(ctx context.Context, branch string) error {
 	_, err := r.git(ctx, "checkout", "-q", branch)
