@@ -159,6 +159,9 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Rebuild, req.Compare, req.ID = true, true, strings.Repeat("c", 32)
+	if plan, err := b.Plan(p, req); err != nil || plan.Args["BUILDKIT_CACHE_MOUNT_NS"] != req.ID {
+		t.Errorf("cache mounts are those of %v, %v", plan.Args, err)
+	}
 	again, err := b.Build(t.Context(), p, req)
 	if err != nil || again.Digest != first.Digest {
 		t.Errorf("built %s and then %s, %v", first.Digest, again.Digest, err)

@@ -36,12 +36,17 @@ func TestCompare(t *testing.T) {
 	if said := s.imgctl("build", "hello", "--ref", "v1.0.0", "--rebuild", "--compare", image+":v1.0.0"); strings.TrimSpace(said) != "reproducible: "+first[0].Digest+" was made again" {
 		t.Errorf("a Go program: %s", said)
 	}
+	if after := s.tags(); !maps.Equal(after, before) {
+		t.Errorf("a comparison has moved tags: they were %v, are %v", before, after)
+	}
 
-	s.commit("times alone", map[string]string{"Dockerfile": "FROM busybox\nRUN echo hello > /hello\n"})
+	// Two builds may fall into one second, so the time is drawn.
+	s.commit("times alone", map[string]string{"Dockerfile": "FROM busybox\n" +
+		"RUN echo hello > /hello && touch -d @$((2000000000 + $(od -An -N4 -tu4 /dev/urandom) % 1000000000)) /hello\n"})
 	s.must(s.repo.Tag(t.Context(), "v1.1.0", "main"))
 	second := s.build("v1.1.0")
 	if said := s.imgctl("build", "hello", "--ref", "v1.1.0", "--rebuild", "--compare", image+":v1.1.0"); strings.TrimSpace(said) != "reproducible: "+second[0].Digest+" was made again" {
-		t.Errorf("a file with the time of the build: %s", said)
+		t.Errorf("a file with a time of its own: %s", said)
 	}
 	s.imgctl("build", timed, "--ref", "v1.1.0", "--wait")
 	if d := s.differs(timed, timedImage, "v1.1.0"); d.Part != imgd.PartLayer || d.Field != imgd.FieldModTime || d.File == "" {
@@ -60,13 +65,6 @@ func TestCompare(t *testing.T) {
 		}
 	}
 
-	// A comparison has taken no tag, and published nothing.
-	after := s.tags()
-	maps.DeleteFunc(after, func(tag, _ string) bool { return before[tag] == "" || tag == "latest" })
-	delete(before, "latest")
-	if !maps.Equal(before, after) {
-		t.Errorf("tags were %v, are %v", before, after)
-	}
 	s.published(5)
 }
 
