@@ -40,6 +40,7 @@ type Project struct {
 	BuildArgs    map[string]string // values are templates, see version.Expand
 	LDFlags      string            // template of the build arg LDFLAGS
 	Labels       map[string]string // go into the records and the image; the values have expressions, see version.Config
+	KeepTimes    bool              // of files in layers: else none is newer than the commit
 	Timeout      time.Duration     // of one build
 
 	// How its images are named: see version.Config, which has the same fields.
@@ -99,8 +100,9 @@ type Request struct {
 	By        string            `json:"by,omitempty"`     // who asked, as the intake authenticated it
 	Reason    string            `json:"reason,omitempty"` // why; required with Force
 	Force     bool              `json:"force,omitempty"`
-	Rebuild   bool              `json:"rebuild,omitempty"`
-	Nonce     string            `json:"nonce,omitempty"` // set with Force and Rebuild: makes each ask another request
+	Rebuild   bool              `json:"rebuild,omitempty"` // every step runs again
+	Compare   bool              `json:"compare,omitempty"` // a rebuild that is not released: what it made is to be compared
+	Nonce     string            `json:"nonce,omitempty"`   // set with Force and Rebuild: makes each ask another request
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
@@ -207,6 +209,7 @@ type Status struct {
 	Reason    string            `json:"reason,omitempty"`
 	Force     bool              `json:"force,omitempty"`
 	Rebuild   bool              `json:"rebuild,omitempty"`
+	Compare   bool              `json:"compare,omitempty"`
 	Nonce     string            `json:"nonce,omitempty"`
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
@@ -218,14 +221,14 @@ type Status struct {
 // StatusOf is where req stands, without tries, error and release.
 func StatusOf(req Request, state State) Status {
 	return Status{Request: req.ID, Project: req.Project, Ref: req.Ref, Commit: req.Commit, State: state, AskedAt: req.AskedAt,
-		By: req.By, Reason: req.Reason, Force: req.Force, Rebuild: req.Rebuild, Nonce: req.Nonce,
+		By: req.By, Reason: req.Reason, Force: req.Force, Rebuild: req.Rebuild, Compare: req.Compare, Nonce: req.Nonce,
 		Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event, Base: req.Base}
 }
 
 // Again is the same request, to be asked anew: its ID and its nonce stay.
 func (s Status) Again() Request {
 	return Request{ID: s.Request, Project: s.Project, Ref: s.Ref, Commit: s.Commit, By: s.By, Reason: s.Reason, Force: s.Force,
-		Rebuild: s.Rebuild, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms, Event: s.Event, Base: s.Base}
+		Rebuild: s.Rebuild, Compare: s.Compare, Nonce: s.Nonce, Args: s.Args, Target: s.Target, Platforms: s.Platforms, Event: s.Event, Base: s.Base}
 }
 
 // EndedFor reports whether the request has ended, for who asked at askedAt.
@@ -262,11 +265,12 @@ type Depth struct {
 // A StatusError says why a request ended without a release, or what made the
 // last try fail.
 type StatusError struct {
-	Kind     string `json:"kind"` // build: the Dockerfile failed; the others are named in events' end table
-	Message  string `json:"message"`
-	File     string `json:"file,omitempty"`     // Dockerfile
-	Line     int    `json:"line,omitempty"`     // 1-based
-	ExitCode int    `json:"exitCode,omitempty"` // of the command in it
+	Kind     string        `json:"kind"` // build: the Dockerfile failed; the others are named in events' end table
+	Message  string        `json:"message"`
+	File     string        `json:"file,omitempty"`     // Dockerfile
+	Line     int           `json:"line,omitempty"`     // 1-based
+	ExitCode int           `json:"exitCode,omitempty"` // of the command in it
+	Built    digest.Digest `json:"built,omitempty"`    // root that the request built and no tag names: see BuiltError
 }
 
 // ReleaseState is where a release stands in the index.
@@ -458,6 +462,19 @@ func RetryDelay(tries int) time.Duration {
 	delays := [...]time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute}
 	return delays[min(max(tries, 1), len(delays))-1]
 }
+
+// A BuiltError is the end of a request that built an image and released none: a
+// build that is not reproducible, or one that was only to be compared. Err wraps
+// ErrUnchanged.
+type BuiltError struct {
+	Root digest.Digest // what was built; the registry has it until it clears away what no tag names
+	Err  error
+}
+
+func (e *BuiltError) Error() string { return e.Err.Error() }
+
+// Unwrap is the error that says how the request ends.
+func (e *BuiltError) Unwrap() error { return e.Err }
 
 // A BuildError says that the Dockerfile failed, which another try would only
 // repeat.

@@ -256,7 +256,7 @@ func (p *Pipeline) standing(ctx context.Context, req Request, report func(State)
 // leave is err, the end of a request that took no tag. The tags that stand
 // where they stood are settled first: the registry may have lost one.
 func (p *Pipeline) leave(ctx context.Context, req Request, err error, report func(State)) error {
-	if !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
+	if req.Compare || !errors.Is(err, ErrUnchanged) && !errors.Is(err, ErrSuperseded) {
 		return err
 	}
 	project, ok := p.Projects.Get(req.Project)
@@ -275,8 +275,13 @@ func (p *Pipeline) leave(ctx context.Context, req Request, err error, report fun
 // admit makes a release of the candidate. A crash before it leaves at most an
 // image that nothing names, one after it an admitted release that the next run
 // finds.
+//
+// What was built to be compared ends here.
 func (p *Pipeline) admit(ctx context.Context, candidate, known Release) (Release, error) {
 	var rel Release
+	if candidate.Request.Compare {
+		return rel, &BuiltError{Root: candidate.Root.Digest, Err: fmt.Errorf("built %s to be compared, released nothing: %w", candidate.Root.Digest, ErrUnchanged)}
+	}
 	err := p.observed(ctx, StageAdmit, candidate.Request, func(ctx context.Context) (err error) {
 		rel, err = p.Index.Admit(ctx, candidate, known.ID)
 		return err

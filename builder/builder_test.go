@@ -18,6 +18,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 
@@ -107,6 +108,63 @@ func TestBuildAgain(t *testing.T) {
 	second, err := newBuilder(t).Build(t.Context(), p, req)
 	if err != nil || first.Digest != second.Digest {
 		t.Errorf("%v: %s and then %s", err, first.Digest, second.Digest)
+	}
+}
+
+// A rebuild runs every step again. Files have no times of their own, unless the
+// project keeps them.
+func TestRebuild(t *testing.T) {
+	t.Parallel()
+	b := newBuilder(t)
+	r := newRepo(t, map[string]string{"busybox": "busybox", "Dockerfile": "FROM scratch AS build\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n" +
+		"RUN /bin/busybox cp /proc/sys/kernel/random/uuid /drawn\n" +
+		"FROM scratch\nCOPY --from=build /drawn /out/\n"})
+	p, req := r.ask()
+	build := func(name string) (root digest.Digest, drawn string) {
+		t.Helper()
+		req.ID = digest.FromString(name).Encoded()[:32]
+		built, err := b.Build(t.Context(), p, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, files, times := image(t, "demo/hello", built.Digest)
+		if late := times["out/drawn"].After(commitTime); late != p.KeepTimes {
+			t.Errorf("%s: a file is of %s, the commit of %s", name, times["out/drawn"], commitTime)
+		}
+		return built.Digest, files["out/drawn"]
+	}
+	first, drawn := build("first")
+	if cached, _ := build("cached"); cached != first {
+		t.Errorf("from the cache: %s and then %s", first, cached)
+	}
+	req.Rebuild = true
+	if _, again := build("rebuild"); again == drawn {
+		t.Errorf("the step was not run again: it drew %s, then %s", drawn, again)
+	}
+	p.KeepTimes = true
+	build("with times")
+}
+
+// Of a Dockerfile whose steps make the same each time the image is the same,
+// made from nothing: files copied from another stage, directories made on the
+// way to them, and what a step in the last stage writes.
+func TestReproducible(t *testing.T) {
+	t.Parallel()
+	b := newBuilder(t)
+	r := newRepo(t, map[string]string{"busybox": "busybox", "Dockerfile": "FROM scratch AS build\nCOPY busybox /bin/sh\nRUN echo hello > /hello\n" +
+		"FROM scratch\nWORKDIR /a/b\nCOPY --from=build /hello /c/d/\nCOPY --from=build /bin/sh /bin/sh\nRUN echo x > /c/x\n"})
+	p, req := r.ask()
+	first, err := b.Build(t.Context(), p, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Rebuild, req.Compare, req.ID = true, true, strings.Repeat("c", 32)
+	if plan, err := b.Plan(p, req); err != nil || plan.Args["BUILDKIT_CACHE_MOUNT_NS"] != req.ID {
+		t.Errorf("cache mounts are those of %v, %v", plan.Args, err)
+	}
+	again, err := b.Build(t.Context(), p, req)
+	if err != nil || again.Digest != first.Digest {
+		t.Errorf("built %s and then %s, %v", first.Digest, again.Digest, err)
 	}
 }
 

@@ -44,7 +44,7 @@ func (b *Builder) solveOpt(p imgd.Project, req imgd.Request) (client.SolveOpt, [
 	if err != nil {
 		return client.SolveOpt{}, nil, err
 	}
-	exports, err := b.exports(p.Repositories)
+	exports, err := b.exports(p)
 	if err != nil {
 		return client.SolveOpt{}, nil, err
 	}
@@ -103,7 +103,19 @@ func attrsOf(p imgd.Project, req imgd.Request) (map[string]string, error) {
 	for name, value := range describe(p, req, values, req.Named.Labels) {
 		attrs["label:"+name] = value
 	}
+	anew(attrs, req)
 	return attrs, nil
+}
+
+// anew makes a rebuild run every step again, and one that is to be compared
+// begin with empty cache mounts too: what either found there would prove nothing.
+func anew(attrs map[string]string, req imgd.Request) {
+	if req.Rebuild {
+		attrs["no-cache"] = "" // of all stages
+	}
+	if req.Compare {
+		attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = req.ID
+	}
 }
 
 // pathsOf are the directory of the build context in the repository, empty for
@@ -208,11 +220,12 @@ func platformsOf(p imgd.Project, req imgd.Request) (string, error) {
 	return strings.Join(slices.Compact(names), ","), nil
 }
 
-// exports push by digest to the repositories. If imgd's own registry has no
-// TLS, it is an export of its own, so that no other is pushed to unencrypted.
-func (b *Builder) exports(repositories []string) ([]client.ExportEntry, error) {
+// exports push by digest to the project's repositories. If imgd's own registry
+// has no TLS, it is an export of its own, so that no other is pushed to
+// unencrypted.
+func (b *Builder) exports(p imgd.Project) ([]client.ExportEntry, error) {
 	var own, others []string
-	for _, repository := range repositories {
+	for _, repository := range p.Repositories {
 		named, err := reference.ParseNormalizedNamed(repository)
 		if err != nil || !reference.IsNameOnly(named) {
 			return nil, fmt.Errorf("%w: repository %q: want registry/name", imgd.ErrInvalid, repository)
@@ -229,11 +242,11 @@ func (b *Builder) exports(repositories []string) ([]client.ExportEntry, error) {
 	}
 	var entries []client.ExportEntry
 	if len(own) > 0 {
-		entries = append(entries, export(own))
+		entries = append(entries, export(own, p.KeepTimes))
 		entries[0].Attrs["registry.insecure"] = "true"
 	}
 	if len(others) > 0 {
-		entries = append(entries, export(others))
+		entries = append(entries, export(others, p.KeepTimes))
 	}
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("%w: no repository to push to", imgd.ErrInvalid)
@@ -241,9 +254,12 @@ func (b *Builder) exports(repositories []string) ([]client.ExportEntry, error) {
 	return entries, nil
 }
 
-func export(names []string) client.ExportEntry {
+// export gives files that are newer than the commit its time, without which no
+// rebuild would make the same layers. Those of the base image stay as they are.
+func export(names []string, keepTimes bool) client.ExportEntry {
 	return client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{
 		"name": strings.Join(names, ","), "push": "true", "push-by-digest": "true", "oci-mediatypes": "true",
+		"rewrite-timestamp": strconv.FormatBool(!keepTimes),
 	}}
 }
 

@@ -43,6 +43,7 @@ const (
 // does may have failed of it: of a full disk.
 func endOf(a answer) end {
 	var build *imgd.BuildError
+	var built *imgd.BuiltError
 	switch {
 	case a.err == nil:
 		return end{state: imgd.Published}
@@ -54,7 +55,11 @@ func endOf(a answer) end {
 	case a.stopping:
 		return end{state: imgd.Queued, retry: atOnce, err: because("interrupted", a.err)}
 	case errors.Is(a.err, imgd.ErrUnchanged):
-		return end{state: imgd.Unchanged, err: because("unchanged", a.err)}
+		e := because("unchanged", a.err)
+		if errors.As(a.err, &built) {
+			e.Built = built.Root
+		}
+		return end{state: imgd.Unchanged, err: e}
 	case errors.Is(a.err, imgd.ErrSuperseded):
 		return end{state: imgd.Superseded, err: because("superseded", a.err)}
 	case errors.Is(a.err, imgd.ErrConflict):

@@ -27,6 +27,8 @@ func TestEnds(t *testing.T) {
 		want  imgd.StatusError
 	}{
 		{"unchanged", fmt.Errorf("admit: v1: held: %w", imgd.ErrUnchanged), imgd.Unchanged, imgd.StatusError{Kind: "unchanged", Message: "admit: v1: held: unchanged"}},
+		{"built", fmt.Errorf("admit: %w", &imgd.BuiltError{Root: "sha256:made", Err: fmt.Errorf("not reproducible: %w", imgd.ErrUnchanged)}), imgd.Unchanged,
+			imgd.StatusError{Kind: "unchanged", Message: "admit: not reproducible: unchanged", Built: "sha256:made"}},
 		{"superseded", fmt.Errorf("main: %w", imgd.ErrSuperseded), imgd.Superseded, imgd.StatusError{Kind: "superseded", Message: "main: superseded"}},
 		{"conflict", fmt.Errorf("v1: %w", imgd.ErrConflict), imgd.Conflicted, imgd.StatusError{Kind: "conflict", Message: "v1: conflict"}},
 		{"invalid", fmt.Errorf("no such ref: %w", imgd.ErrInvalid), imgd.Failed, imgd.StatusError{Kind: "invalid", Message: "no such ref: invalid request"}},

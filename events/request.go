@@ -36,6 +36,7 @@ type body struct {
 	Reason    string            `json:"reason"`
 	Force     bool              `json:"force"`
 	Rebuild   bool              `json:"rebuild"`
+	Compare   bool              `json:"compare,omitempty"` // an imgd that does not know it refuses it, where it is set
 	Args      map[string]string `json:"args"`
 	Target    string            `json:"target"`
 	Platforms []string          `json:"platforms"`
@@ -46,7 +47,7 @@ type body struct {
 
 func encode(req imgd.Request) ([]byte, error) {
 	b := body{Schema: schema, Ref: req.Ref, Commit: req.Commit, By: req.By, Reason: req.Reason, Force: req.Force,
-		Rebuild: req.Rebuild, Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event, Base: req.Base}
+		Rebuild: req.Rebuild, Compare: req.Compare, Args: req.Args, Target: req.Target, Platforms: req.Platforms, Event: req.Event, Base: req.Base}
 	if !req.AskedAt.IsZero() {
 		b.AskedAt = stamp(req.AskedAt).Format(time.RFC3339Nano)
 	}
@@ -106,7 +107,7 @@ func decode(m Message) (imgd.Request, error) {
 		return imgd.Request{}, err
 	}
 	req := imgd.Request{Project: project, Ref: b.Ref, Commit: b.Commit, By: b.By, Reason: b.Reason, Force: b.Force,
-		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, Base: b.Base}
+		Rebuild: b.Rebuild, Compare: b.Compare, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, Base: b.Base}
 	if req.AskedAt, err = askedAt(b.AskedAt, m.Time); err != nil {
 		return imgd.Request{}, err
 	}
@@ -152,6 +153,9 @@ func (b body) check() error {
 	}
 	if b.Force && strings.TrimSpace(b.Reason) == "" {
 		return errors.New("force needs a reason")
+	}
+	if b.Compare && (!b.Rebuild || b.Force) {
+		return errors.New("compare needs rebuild, and replaces nothing by force")
 	}
 	return nil
 }

@@ -72,6 +72,8 @@ func unreadable() []decodeTest {
 		{"short commit", subject, `{"schema":1,"ref":"refs/heads/main","commit":"0123"}`, imgd.Request{}, "commit"},
 		{"commit in capitals", subject, `{"schema":1,"ref":"refs/heads/main","commit":"` + strings.Repeat("A", 40) + `"}`, imgd.Request{}, "commit"},
 		{"empty", subject, ``, imgd.Request{}, "body"},
+		{"compare without rebuild", subject, `{"schema":1,"ref":"refs/heads/main","compare":true}`, imgd.Request{}, "compare needs rebuild"},
+		{"compare with force", subject, `{"schema":1,"ref":"refs/heads/main","compare":true,"rebuild":true,"force":true,"reason":"r"}`, imgd.Request{}, "compare needs rebuild"},
 		{"no object", subject, `[]`, imgd.Request{}, "body"},
 		{"null", subject, `null`, imgd.Request{}, "schema 0"},
 		{"two", subject, `{"schema":1,"ref":"refs/heads/main"}{}`, imgd.Request{}, "more than one"},

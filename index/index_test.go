@@ -88,6 +88,10 @@ func TestVersionTag(t *testing.T) {
 		other.Request.Args = map[string]string{"X": "1"}
 		other.Request.ID = other.Request.Hash()
 		refused(t, x, other, imgd.ErrUnchanged, "not reproducible")
+		var built *imgd.BuiltError
+		if _, err := x.Admit(t.Context(), other, ""); !errors.As(err, &built) || built.Root != other.Root.Digest {
+			t.Errorf("got %v, want an error that knows what was built", err)
+		}
 		delete(w.roots, first.Root.Digest)
 		if rel, err := x.Admit(t.Context(), other, ""); err != nil || len(rel.Taken()) == 0 {
 			t.Errorf("a lost root is not replaced: %v", err)

@@ -204,8 +204,8 @@ func (c claim) takeFrom(ctx context.Context, owner imgd.Release) error {
 	if c.rel.Root.Digest == "" {
 		made = "a build that makes another image will not replace it"
 	}
-	return fmt.Errorf("%s:%s names %s of the same commit, %s; %s: %w",
-		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), made, imgd.ErrUnchanged)
+	return &imgd.BuiltError{Root: c.rel.Root.Digest, Err: fmt.Errorf("%s:%s names %s of the same commit, %s; %s: %w",
+		c.rel.Image, c.want.Name, named.Root.Digest, had(owner), made, imgd.ErrUnchanged)}
 }
 
 // takeSame takes the tag with the root that it has, as fresh provenance is no

@@ -187,6 +187,7 @@ var goldens = map[string]string{
 	"requests-dead": "listRequests 200", "requests-none": "listRequests 200", "requests-page": "listRequests 200", "retry": "retryRequest 202",
 	"retry-letter": "retryRequest 202", "retry-unreadable": "retryRequest 202", "tag": "getTag 200", "tag-platforms": "getTag 200", "verify": "verifyTag 200",
 	"verify-digest": "verifyTag 200", "version": "getVersion 200", "projects": "listProjects 200", "projects-page": "listProjects 200",
+	"compare": "compare 200", "compare-same": "compare 200",
 }
 
 // holdGoldens holds the answers that package httpapi's tests compare byte by byte.
@@ -296,6 +297,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"untagTag", "POST", lint + "none/untag", "", 404, ""}, {"untagTag", "POST", lint + "v1.0.0/untag", "", 409, ""},
 		{"getHistory", "GET", lint + "stable/history", "", 200, ""}, {"getHistory", "GET", lint + "none/history", "", 404, ""},
 		{"listRecords", "GET", "/v1/records?sort=published&since=1h", "", 200, ""}, {"listRecords", "GET", "/v1/records?sort=size", "", 400, ""},
+		{"compare", "GET", "/v1/compare?image=tools/lint&a=" + digest + "&b=" + second, "", 200, ""}, {"compare", "GET", "/v1/compare?image=tools/lint", "", 400, ""},
 		{"watch", "GET", "/v1/watch?since=0&follow=0", "", 200, ""}, {"watch", "GET", "/v1/watch?since=x", "", 400, ""},
 		{"getVersion", "GET", "/v1/version", "", 200, ""}, {"livez", "GET", "/livez", "", 200, ""}, {"readyz", "GET", "/readyz", "", 200, ""},
 		{"readyz", "GET", "/readyz?verbose", "", 200, ""}, {"metrics", "GET", "/metrics", "", 200, ""},

@@ -151,22 +151,31 @@ func (r repository) withPlatform(ctx context.Context, desc ocispec.Descriptor, m
 	return normal(desc), nil
 }
 
-// config reads an image's config, after a check of its bytes.
+// config reads an image's config.
 func (r repository) config(ctx context.Context, desc ocispec.Descriptor, config *ocispec.Image) error {
-	if err := desc.Digest.Validate(); err != nil {
-		return err
-	}
-	body, _, err := r.get(ctx, "blobs", desc.Digest.String())
+	body, err := r.blob(ctx, desc)
 	if err != nil {
 		return err
-	}
-	if got := desc.Digest.Algorithm().FromBytes(body); got != desc.Digest || int64(len(body)) != desc.Size {
-		return fmt.Errorf("the registry served %d bytes of %s", len(body), got)
 	}
 	if err := json.Unmarshal(body, config); err != nil {
 		return fmt.Errorf("decode: %w", err)
 	}
 	return nil
+}
+
+// blob reads a small blob whole, and checks its bytes.
+func (r repository) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	if err := desc.Digest.Validate(); err != nil {
+		return nil, err
+	}
+	body, _, err := r.get(ctx, "blobs", desc.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if got := desc.Digest.Algorithm().FromBytes(body); got != desc.Digest || int64(len(body)) != desc.Size {
+		return nil, fmt.Errorf("the registry served %d bytes of %s", len(body), got)
+	}
+	return body, nil
 }
 
 func normal(desc ocispec.Descriptor) ocispec.Descriptor {

@@ -72,6 +72,23 @@ type call struct {
 // get asks for kind (manifests or blobs) and answers the body, which is at most
 // maxManifest bytes long, and the header.
 func (r repository) get(ctx context.Context, kind, ref string) ([]byte, http.Header, error) {
+	stream, header, err := r.open(ctx, kind, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer stream.Close()
+	body, err := io.ReadAll(io.LimitReader(stream, maxManifest+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read body: %w", err)
+	}
+	if len(body) > maxManifest {
+		return nil, nil, fmt.Errorf("larger than %d bytes", maxManifest)
+	}
+	return body, header, nil
+}
+
+// open asks for kind; the caller closes the body.
+func (r repository) open(ctx context.Context, kind, ref string) (io.ReadCloser, http.Header, error) {
 	ctx = docker.WithScope(ctx, "repository:"+reference.Path(r.named)+":pull")
 	accept := "*/*"
 	if kind == "manifests" {
@@ -81,15 +98,7 @@ func (r repository) get(ctx context.Context, kind, ref string) ([]byte, http.Hea
 	if err != nil {
 		return nil, nil, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
-	if err != nil {
-		return nil, nil, fmt.Errorf("read body: %w", err)
-	}
-	if len(body) > maxManifest {
-		return nil, nil, fmt.Errorf("larger than %d bytes", maxManifest)
-	}
-	return body, resp.Header, nil
+	return resp.Body, resp.Header, nil
 }
 
 // manifest reads the manifest or index that ref names. The bytes are those of

@@ -18,6 +18,9 @@ type build struct {
 	wait    bool
 	output  output
 	results results
+
+	compare string    // --compare
+	with    reference // that it names
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -33,10 +36,16 @@ For the next step of a CI job, --metadata-file writes the digest in the form of 
 version's, else the first; the reference is registry/image@digest. They are written when there is
 a digest, and left as they are if the build fails.
 
+With --rebuild every step runs again, without BuildKit's cache, and what it makes takes the moving tags.
+With --compare IMAGE:TAG too it builds the commit of that tag from nothing (cache mounts begin empty),
+releases nothing and takes no tag, and compares what was made with what the tag named before. It says
+that the same image was made again, or shows the first difference and exits 3.
+
 Interrupted, it stops waiting; the build goes on.`,
 		Example: `  imgctl build hello --ref v1.2.3 --wait
   imgctl build hello --ref main --wait -o digest
   imgctl build hello --ref v1.2.3 --force --reason "the base image was wrong" --wait
+  imgctl build hello --ref v1.2.3 --rebuild --compare demo/hello:v1.2.3
   imgctl build hello --ref v1.2.3 --wait --metadata-file build.json --dotenv imgd.env
   imgctl build hello --ref v1.2.3 --wait --jq '.[] | .tag + " " + .digest'`,
 		Args:              between(1, 1, "one PROJECT"),
@@ -55,13 +64,15 @@ Interrupted, it stops waiting; the build goes on.`,
 	flags.StringVar(&b.ask.Ref, "ref", "", "branch or tag, short or full (required)")
 	flags.StringVar(&b.ask.Commit, "commit", "", "full commit that the ref contains (default: what it names now)")
 	flags.BoolVar(&b.wait, "wait", false, "wait until the request has ended")
-	flags.BoolVar(&b.ask.Rebuild, "rebuild", false, "build again what is published")
+	flags.BoolVar(&b.ask.Rebuild, "rebuild", false, "build again what is published, without the cache")
+	flags.StringVar(&b.compare, "compare", "", "with --rebuild: release nothing, but compare with what this IMAGE:TAG names; waits")
 	flags.BoolVar(&b.ask.Force, "force", false, "replace what an immutable tag names; needs --reason")
 	flags.StringVar(&b.ask.Reason, "reason", "", "why; kept in the history")
 	flags.StringVar(&b.ask.Event, "event", "", "schedule, if a clock asks: rules of type=schedule give their tags then")
 	b.progressFlag(cmd)
 	b.results.flags(cmd)
 	a.outputFlags(cmd, &b.output, "table", "json", "yaml", "digest", "template")
+	completeFlag(cmd, "compare", a.tags)
 	for _, name := range []string{"ref", "commit", "reason", "event"} {
 		completeFlag(cmd, name, cobra.NoFileCompletions)
 	}
@@ -84,6 +95,9 @@ func (b *build) check() error {
 	if err := b.checkProgress(); err != nil {
 		return err
 	}
+	if err := b.checkCompare(); err != nil {
+		return err
+	}
 	return b.results.check(b.wait, b.find.Getenv)
 }
 
@@ -95,9 +109,9 @@ func checkProject(name string) error {
 	return nil
 }
 
-func (b *build) run(ctx context.Context) error {
-	var asked httpapi.Asked
-	err := b.client().Post(ctx, "/v1/projects/"+b.project+"/builds", b.ask, &asked)
+// post asks for the build.
+func (b *build) post(ctx context.Context, asked *httpapi.Asked) error {
+	err := b.client().Post(ctx, "/v1/projects/"+b.project+"/builds", b.ask, asked)
 	if end := stopped(ctx, "; the request may be in the queue or not"); err != nil && end != nil {
 		return end
 	}
@@ -105,6 +119,17 @@ func (b *build) run(ctx context.Context) error {
 		return err
 	}
 	b.say("asked for %s at %.12s, request %s", asked.Ref, asked.Commit, asked.Request)
+	return nil
+}
+
+func (b *build) run(ctx context.Context) error {
+	if b.compare != "" {
+		return b.runCompare(ctx)
+	}
+	var asked httpapi.Asked
+	if err := b.post(ctx, &asked); err != nil {
+		return err
+	}
 	if !b.wait {
 		b.say("follow it with: imgctl logs -f %s", asked.Request)
 		return b.output.print(ctx, b.stdout, askedResult(asked))

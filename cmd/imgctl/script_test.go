@@ -66,6 +66,7 @@ func params(t *testing.T, dir string) testscript.Params {
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
 			"admit": admit, "claimed": claimed, "letter": letter, "grows": grows, "restarts": restarts,
 			"probe": probe, "reloads": reloads, "slow": slow, "state": state, "example": example,
+			"differs": differs,
 		},
 	}
 }
@@ -139,6 +140,19 @@ func becomes(ts *testscript.TestScript, _ bool, args []string) {
 			code, err := strconv.Atoi(args[5])
 			ts.Check(err)
 			w.next.Error.File, w.next.Error.Line, w.next.Error.ExitCode = args[3], line, code
+		}
+	})
+}
+
+// differs WHAT DIFFERENCE says that the next requests build that image to be
+// compared, and how it differs from any other, as JSON; "" is not at all.
+func differs(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	w.change(func() {
+		w.next = imgd.Status{State: imgd.Unchanged, Tries: 1, Error: &imgd.StatusError{Kind: "unchanged", Message: "built to be compared", Built: digest.FromString(args[0])}}
+		if w.difference = nil; args[1] != "" {
+			w.difference = &imgd.Difference{}
+			ts.Check(json.Unmarshal([]byte(args[1]), w.difference))
 		}
 	})
 }

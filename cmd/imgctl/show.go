@@ -111,6 +111,7 @@ func (s sheet) ask(r imgd.Status) {
 	s.put("Reason", r.Reason)
 	s.put("Force", ifSet(r.Force))
 	s.put("Rebuild", ifSet(r.Rebuild))
+	s.put("Compare", ifSet(r.Compare))
 	var args []string
 	for _, name := range slices.Sorted(maps.Keys(r.Args)) {
 		args = append(args, name+"="+r.Args[name])
@@ -133,6 +134,7 @@ func (s sheet) failure(e *imgd.StatusError) {
 	if e.ExitCode != 0 {
 		s.put("Exit code", strconv.Itoa(e.ExitCode))
 	}
+	s.put("Built", e.Built.String())
 }
 
 func (s sheet) letter(l imgd.Letter) {

@@ -36,23 +36,24 @@ type world struct {
 	handler http.Handler
 	server  *httptest.Server
 
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced by each change
-	refs     map[string]string
-	served   map[string]digest.Digest // repository:tag -> root
-	next     imgd.Status              // what the next request becomes
-	statuses map[string]imgd.Status
-	letters  []imgd.Letter
-	logs     map[string]string
-	events   []string // the filter looks for their "what" and "image"
-	watched  int      // how often somebody began to wait for the next state or event
-	cuts     int      // how many more streams are cut
-	cutAfter int      // so many messages
-	down     error
-	refuse   bool // as a daemon off loopback does
-	slow     bool // answers nothing
-	probes   []httpapi.Probe
-	reload   answer // to a reload; that is not this API's yet
+	mu         sync.Mutex
+	changed    chan struct{} // closed and replaced by each change
+	refs       map[string]string
+	served     map[string]digest.Digest // repository:tag -> root
+	next       imgd.Status              // what the next request becomes
+	statuses   map[string]imgd.Status
+	letters    []imgd.Letter
+	logs       map[string]string
+	events     []string // the filter looks for their "what" and "image"
+	watched    int      // how often somebody began to wait for the next state or event
+	cuts       int      // how many more streams are cut
+	cutAfter   int      // so many messages
+	down       error
+	difference *imgd.Difference // of any two images
+	refuse     bool             // as a daemon off loopback does
+	slow       bool             // answers nothing
+	probes     []httpapi.Probe
+	reload     answer // to a reload; that is not this API's yet
 }
 
 // An answer is one that a script has made up.
@@ -235,6 +236,16 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 	return ocispec.Descriptor{}, imgd.ErrNotFound
 }
 
+func (w *world) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := imgd.Comparison{Repository: repository, A: a, B: b, Same: a == b}
+	if !c.Same {
+		c.Difference = w.difference
+	}
+	return c, w.down
+}
+
 func (w *world) Capture(context.Context, []string, digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
 	return ocispec.Descriptor{}, nil, imgd.ErrNotFound
 }
@@ -295,6 +306,9 @@ func (w *world) ask(ctx context.Context, req imgd.Request) (imgd.Request, error)
 	status := imgd.StatusOf(req, w.next.State)
 	status.Tries, status.Error = w.next.Tries, w.next.Error
 	w.mu.Unlock()
+	if req.Compare && status.State == imgd.Published {
+		status.State, status.Error = imgd.Unchanged, &imgd.StatusError{Kind: "unchanged", Message: "built to be compared", Built: digest.FromString(req.Ref)}
+	}
 	if status.State == imgd.Published {
 		rel, err := w.publish(ctx, req, req.Ref)
 		if err != nil {

@@ -108,7 +108,7 @@ func (c *contest) peerArgs(i int, m mode) ([]string, error) {
 	}
 	var output bytes.Buffer
 	fields := csv.NewWriter(&output)
-	if err := fields.Write([]string{"type=image", "name=" + strings.Join(names, ","), "push=true", "oci-mediatypes=true"}); err != nil {
+	if err := fields.Write([]string{"type=image", "name=" + strings.Join(names, ","), "push=true", "oci-mediatypes=true", "rewrite-timestamp=true"}); err != nil {
 		return nil, err
 	}
 	fields.Flush()

@@ -85,6 +85,7 @@ type ProjectConfig struct {
 	Platforms    []string          `yaml:"platforms,omitempty"`
 	BuildArgs    map[string]string `yaml:"buildArgs,omitempty"`
 	LDFlags      string            `yaml:"ldflags,omitempty"`
+	KeepTimes    bool              `yaml:"keepTimes,omitempty"`
 	Labels       map[string]string `yaml:"labels,omitempty"`
 	Annotations  map[string]string `yaml:"annotations,omitempty"`
 	Tags         string            `yaml:"tags,omitempty"`

@@ -22,6 +22,7 @@ type Build struct {
 	Reason    string            `json:"reason,omitempty"`
 	Force     bool              `json:"force,omitempty"`
 	Rebuild   bool              `json:"rebuild,omitempty"`
+	Compare   bool              `json:"compare,omitempty"` // release nothing; the state says what was built
 	Args      map[string]string `json:"args,omitempty"`
 	Target    string            `json:"target,omitempty"`
 	Platforms []string          `json:"platforms,omitempty"`
@@ -111,7 +112,7 @@ func (a *API) request(ctx context.Context, project imgd.Project, b Build) (imgd.
 		return imgd.Request{}, err
 	}
 	req := imgd.Request{Project: project.Name, Ref: b.Ref, Commit: b.Commit, By: caller, Reason: b.Reason, Force: b.Force,
-		Rebuild: b.Rebuild, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, AskedAt: askedAt}
+		Rebuild: b.Rebuild, Compare: b.Compare, Args: b.Args, Target: b.Target, Platforms: b.Platforms, Event: b.Event, AskedAt: askedAt}
 	if b.Commit == "" || !strings.HasPrefix(b.Ref, "refs/") {
 		ref, commit, err := a.Git.Expand(ctx, project.Name, b.Ref)
 		if err != nil {
@@ -146,6 +147,9 @@ func (b Build) check(now time.Time) (time.Time, error) {
 	}
 	if b.Force && strings.TrimSpace(b.Reason) == "" {
 		return time.Time{}, usage("force needs a reason, which the tag's history keeps")
+	}
+	if b.Compare && (!b.Rebuild || b.Force) {
+		return time.Time{}, usage("compare needs rebuild: what is taken from the cache proves nothing; and it replaces nothing by force")
 	}
 	if b.AskedAt == "" {
 		return time.Time{}, nil

@@ -47,11 +47,15 @@ type Index interface {
 	Wait(ctx context.Context, seq uint64) error
 }
 
-// Registry is what verify compares the index with.
+// Registry is what verify compares the index with, and where images are compared.
 type Registry interface {
 	// Resolve answers what ref, a tag or a digest, names at this moment, by the
 	// bytes that are served. imgd.ErrNotFound if there is none.
 	Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error)
+	// Compare says whether the images a and b are the same, and if not the first
+	// thing in which they differ. imgd.ErrNotFound if one is not there,
+	// imgd.ErrInvalid if one is no image or cannot be looked into.
+	Compare(ctx context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error)
 }
 
 // Git completes what a caller wrote short.

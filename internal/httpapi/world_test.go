@@ -62,6 +62,7 @@ type world struct {
 	drifts     []imgd.Drift               // as they were reported
 	unreported error                      // of reports, if set
 	broken     error                      // of git, registry, queue, states and letters, if set
+	difference *imgd.Difference           // of any two images
 	resolved   func(repositoryTag string) // called at each look into the registry
 }
 
@@ -168,6 +169,16 @@ func (r registry) Resolve(_ context.Context, repository, tag string) (ocispec.De
 		return ocispec.Descriptor{Digest: d}, r.broken
 	}
 	return ocispec.Descriptor{}, imgd.ErrNotFound
+}
+
+func (r registry) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := imgd.Comparison{Repository: repository, A: a, B: b, Same: a == b}
+	if !c.Same {
+		c.Difference = r.difference
+	}
+	return c, r.broken
 }
 
 func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
