@@ -169,9 +169,13 @@ func (c *checker) states(cancelled []string) {
 	}
 }
 
-// standsIn reports whether what the request asks for can be what the release has published.
+// standsIn reports whether what the request asks for can be what the release has published: one of its commit, or of another of
+// its ref, from which it differs in nothing that the project watches.
 func (s State) standsIn(r Release) bool {
-	return r.State == Published && r.Request.Project == s.Project && r.Request.Commit == s.Commit
+	if r.State != Published || r.Request.Project != s.Project {
+		return false
+	}
+	return r.Request.Commit == s.Commit || r.Request.Ref == s.Ref && s.Error != nil && strings.Contains(s.Error.Message, "of which release "+r.ID+" was built")
 }
 
 // unnamed reports whether the state may be that of a message that names no commit: it stands under the ID of the commit
