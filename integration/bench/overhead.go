@@ -33,10 +33,18 @@ type mode struct {
 	bound float64
 }
 
-// modes are measured one after the other. A prerelease takes its own tag alone, one of 0.x those of two series too.
+// contestRules give a prerelease its own tag alone, a release of 0.x those of two series too, and any other two more.
+const contestRules = `type=semver,pattern={{raw}}
+type=match,pattern=^v(\d+\.\d+)\.\d+$,group=1
+type=match,pattern=^v([1-9]\d*)\.\d+\.\d+$,group=1
+type=match,pattern=^v([1-9]\d*\.\d+)\.\d+$,group=1,prefix=series-
+`
+
+// modes are measured one after the other.
 var modes = []mode{
 	{name: "1tag", tag: "v0.1.0-rc.1", named: true, bound: 1.0},
 	{name: "3tags", tag: "v0.1.0", named: true, bound: 0.9},
+	{name: "5tags", tag: "v1.0.0", named: true, bound: 0.85},
 	{name: "1tag-resolved", tag: "v0.2.0-rc.1"},
 	{name: "3tags-resolved", tag: "v0.2.0"},
 }
@@ -49,7 +57,11 @@ func imageTags(gitTag string) []string {
 		return []string{gitTag}
 	}
 	minor := strings.TrimPrefix(gitTag[:strings.LastIndexByte(gitTag, '.')], "v")
-	return []string{gitTag, minor, "latest"}
+	major, _, _ := strings.Cut(minor, ".")
+	if major == "0" {
+		return []string{gitTag, minor, "latest"}
+	}
+	return []string{gitTag, minor, major, "series-" + minor, "latest"}
 }
 
 // overhead measures a fully cached build of a tag, from the ask to the published event, against `buildctl build` with a push

@@ -83,7 +83,7 @@ func startContest(ctx context.Context, dir string) (_ *contest, err error) {
 func (c *contest) startSide(ctx context.Context, prefix string, config kit.Config, env []string) (*side, error) {
 	var projects []kit.ProjectConfig
 	for i := range overheadProjects {
-		projects = append(projects, kit.ProjectConfig{Name: project(i), Git: c.repo.URL, Image: fmt.Sprintf("%s-%d", prefix, i)})
+		projects = append(projects, kit.ProjectConfig{Name: project(i), Git: c.repo.URL, Image: fmt.Sprintf("%s-%d", prefix, i), Tags: contestRules})
 	}
 	local := kit.LocalConfig(projects...)
 	if config.Registry.Address != "" {
