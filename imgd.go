@@ -47,6 +47,8 @@ type Project struct {
 	Tags, Flavor      []string
 	Immutable, Moving []string
 	Annotations       map[string]string
+
+	Retention Retention // which tags go by themselves
 }
 
 // Allows reports whether the full ref may be built.
@@ -305,7 +307,7 @@ type Release struct {
 	Labels       map[string]string    `json:"labels,omitempty"`
 	Pushed       bool                 `json:"pushed,omitempty"`   // by another CI: imgd reads its tags and never writes them
 	Command      CommandName          `json:"command,omitempty"`  // of an operator, that made it of what is there; "" of builds and what was pushed
-	Removes      string               `json:"removes,omitempty"`  // of an untag: the release that held the tag
+	Removes      string               `json:"removes,omitempty"`  // of an untag, and of what expires: the release that held the tag
 	ExpiresAt    time.Time            `json:"expiresAt,omitzero"` // of its records
 	Steps        []version.Step       `json:"steps,omitempty"`    // of a build: what each rule gave, or why nothing
 
