@@ -22,6 +22,7 @@ const (
 	CommandRollback CommandName = "rollback" // a tag names again what it named before
 	CommandTag      CommandName = "tag"      // other tags name what one names now
 	CommandUntag    CommandName = "untag"    // a tag names nothing: its release has no root
+	CommandExpire   CommandName = "expire"   // the same, because its time is over: see Expirer
 )
 
 // A Command is what an operator wants of the tags of one image.
@@ -36,6 +37,7 @@ type Command struct {
 	To         digest.Digest // of rollback and tag: root, or manifest of one platform
 	Generation uint64        // of rollback: go back to that; 0 and no To: to what the tag named before
 	NewTags    []string      // of tag
+	Release    string        // of expire: that the tag is to be taken from, and from no later one
 
 	Force  bool // change what an immutable tag names; needs Reason
 	Reason string
@@ -61,8 +63,9 @@ func (c Command) Check() error {
 			wrong = append(wrong, fmt.Sprintf(format, args...))
 		}
 	}
-	known := c.Name == CommandRollback || c.Name == CommandTag || c.Name == CommandUntag
-	bad(known, "command %.*q: want rollback, tag or untag", shownInput, c.Name)
+	known := slices.Contains([]CommandName{CommandRollback, CommandTag, CommandUntag, CommandExpire}, c.Name)
+	bad(known, "command %.*q: want rollback, tag, untag or expire", shownInput, c.Name)
+	bad((c.Name == CommandExpire) == (c.Release != ""), "a release to take the tag from: of expire, and of nothing else")
 	bad(c.ID == "" || commandID.MatchString(c.ID), "request %.*q: want 32 hex digits", shownInput, c.ID)
 	bad(IsRepository("registry.invalid/"+c.Image), "image %.*q: want a name in lower case, without registry, tag and digest", shownInput, c.Image)
 	bad(c.To == "" || c.To.Validate() == nil && c.To.Algorithm() == digest.SHA256, "digest %.*q: want sha256: and 64 hex digits", shownInput, c.To)
@@ -93,8 +96,9 @@ func (r Release) Commanded() bool { return r.Pushed || r.Command != "" }
 // any release, and answers the release that has them; created says that it was
 // not there before. Errors: ErrInvalid; ErrNotFound of a tag, a generation or a
 // root that is not there (any more); ErrConflict of an immutable tag without
-// Force; ErrSuperseded if newer releases have taken all its tags meanwhile;
-// ErrRefused by the registry, or by another operator.
+// Force; ErrSuperseded if newer releases have taken all its tags meanwhile, or
+// are about to take what is to expire; ErrRefused by the registry, or by another
+// operator.
 //
 // It does not use the queue: who asks waits. After any other error, and after a
 // crash at any moment, the release may stand admitted: then it comes with the
@@ -182,7 +186,8 @@ func (p *Pipeline) commandCandidate(ctx context.Context, c Command) (Release, er
 			rel.Tags = append(rel.Tags, ReleaseTag{Name: name, Kind: version.KindOf(name)})
 		}
 	}
-	if c.Name == CommandUntag {
+	if c.Name == CommandUntag || c.Name == CommandExpire {
+		rel.Removes = c.Release
 		return rel, nil
 	}
 	rel.Labels = origin.Labels
@@ -211,6 +216,13 @@ func goneError(root digest.Digest, err error) error {
 // origin is the release that made what the command is to name, or that holds
 // what it removes.
 func (p *Pipeline) origin(c Command) (Release, error) {
+	if c.Name == CommandExpire {
+		rel, ok := p.Lookup.Release(c.Release)
+		if _, took := rel.took(c.Tag); !ok || !took || rel.Image != c.Image {
+			return Release{}, fmt.Errorf("release %s has never had %s:%s: %w", c.Release, c.Image, c.Tag, ErrNotFound)
+		}
+		return rel, nil
+	}
 	past := p.Lookup.History(c.Image, c.Tag)
 	slices.Reverse(past) // the newest first
 	if len(past) == 0 {

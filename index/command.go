@@ -11,14 +11,15 @@ import (
 )
 
 // complete says of what only the index knows: the kinds and the branches that the
-// tags of a command have, and the release that an untag takes its tag from.
+// tags of a command have, and the release that an untag takes its tag from. What
+// expires says that itself.
 func (v view) complete(rel *imgd.Release) {
 	for i := range rel.Tags {
 		tag, known := v.tags[rel.Tags[i].Name]
 		if known {
 			rel.Tags[i].Kind, rel.Tags[i].Ref = tag.Kind, tag.Ref
 		}
-		if rel.Root.Digest == "" {
+		if rel.Root.Digest == "" && rel.Command != imgd.CommandExpire {
 			rel.Removes = cmp.Or(v.releases[tag.Holder].Removes, tag.Holder)
 		}
 	}
@@ -58,8 +59,23 @@ func (c claim) untag(owners []imgd.Release) error {
 		return fmt.Errorf("nothing is published as %s; it is %s: %w", name, c.owner(), imgd.ErrNotFound)
 	case owners[0].Root.Digest == "":
 		return fmt.Errorf("%s names nothing already, %s: %w", name, c.owner(), imgd.ErrUnchanged)
+	case c.rel.Command == imgd.CommandExpire:
+		return c.expire(name)
 	case c.want.Kind.Immutable() && !c.rel.Request.Force:
 		return c.immutable(fmt.Sprintf("names %s, %s", holder.Root.Digest, had(holder)))
+	}
+	return nil
+}
+
+// expire decides about a tag whose time was over when it was looked at. What was
+// published there since, or is about to be, has a time of its own. The config has
+// said that it goes, so what is immutable goes without force.
+func (c claim) expire(name string) error {
+	switch {
+	case c.tag.Claim != "":
+		return fmt.Errorf("%s does not expire now: %s: %w", name, c.owner(), imgd.ErrSuperseded)
+	case c.tag.Holder != c.rel.Removes:
+		return fmt.Errorf("%s is not what was to expire any more: %s: %w", name, c.owner(), imgd.ErrSuperseded)
 	}
 	return nil
 }

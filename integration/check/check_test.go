@@ -118,6 +118,7 @@ var doctored = []struct {
 		w.Index.Releases[relTwo].Tags[1].Previous = other
 		tell(w, evTwo, "main", func(r *kit.Record) { r.Previous = other })
 	}, "I4: demo/hello:main: release " + second.ID + `-1 has generation 2, after "` + other},
+	{"an immutable tag that expires with another release", false, func(w *check.World) { expireVersion(w, relOpen) }, "v1.0.0: from "},
 	{"a forced release without reason", false, func(w *check.World) { moveVersion(w, true); w.Index.Releases[relOpen+1].Request.Reason = " " }, "-1 is forced, and nobody says why"},
 	{"a tag twice", false, func(w *check.World) { w.Index.Tags = append(w.Index.Tags, w.Index.Tags[tagOne]) }, "I4: demo/hello:aaa stands twice"},
 	{"a tag that is forgotten", false, func(w *check.World) {
@@ -218,6 +219,21 @@ func moveVersion(w *check.World, force bool) {
 	w.Index.Records[3] = records(again)[0]
 }
 
+// expireVersion removes v1.0.0 without force, as the time of that release was over.
+func expireVersion(w *check.World, of int) {
+	before := w.Index.Releases[relTag]
+	r := release(request("refs/tags/none", "none", 9), 1, check.Published, 8, took("v1.0.0", "version", 1))
+	r.Tags[0].Previous = before.Root.Digest
+	r.Root, r.Platforms = check.Descriptor{}, nil
+	r.Command, r.Removes = "expire", w.Index.Releases[of].ID
+	r.Request.ID = strings.Repeat("e", 32)
+	r.ID = r.Request.ID + "-1"
+	w.Index.Releases = append(w.Index.Releases, r)
+	w.Index.Tags[tagVersion].Holder = r.ID
+	delete(w.Tags[repository], "v1.0.0")
+	w.Index.Records = slices.DeleteFunc(w.Index.Records, func(rec kit.Record) bool { return rec.Tag == "v1.0.0" })
+}
+
 // untag removes latest, by a release without root.
 func untag(w *check.World) {
 	r := release(request("refs/tags/none", "none", 9), 1, check.Published, 7, took("latest", "series", 2))
@@ -307,6 +323,7 @@ func TestWhatMayBe(t *testing.T) {
 		}},
 		{"a record that expires", func(w *check.World) { w.Index.Records[0].ExpiresAt = monday }},
 		{"a forced tag", func(w *check.World) { moveVersion(w, true) }},
+		{"an immutable tag that has expired", func(w *check.World) { expireVersion(w, relTag) }},
 		{"a lost root", func(w *check.World) { moveVersion(w, false); w.Gone[w.Index.Releases[relTag].Root.Digest] = true }},
 		{"what another CI pushed is moved, and drift was told", func(w *check.World) {
 			pushedBy(w)

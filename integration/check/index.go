@@ -224,9 +224,15 @@ func (c *checker) step(key tagKey, a, b Release) {
 	if before.Kind != after.Kind {
 		c.say("I4", "%s: a %s tag in release %s, and then a %s tag in %s", key, before.Kind, a.ID, after.Kind, b.ID)
 	}
-	if immutable(after.Kind) && !samePlatforms(a, b) && !b.Request.Force && !c.Gone[a.Root.Digest] {
+	if immutable(after.Kind) && !samePlatforms(a, b) && !b.free(a, after.Kind) && !b.Request.Force && !c.Gone[a.Root.Digest] {
 		c.say("I4", "%s: from %s in release %s to %s in %s, which is not forced, and the registry has the former", key, a.Root.Digest, a.ID, b.Root.Digest, b.ID)
 	}
+}
+
+// free reports whether b needs no force after a: it takes the tag away because the time of a was over, or takes a commit's
+// tag that a had removed.
+func (b Release) free(a Release, kind string) bool {
+	return b.Command == "expire" && b.Removes == a.ID || a.Root.Digest == "" && kind == "commit"
 }
 
 func immutable(kind string) bool { return kind == "version" || kind == "commit" }

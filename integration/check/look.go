@@ -309,7 +309,7 @@ func (w *World) readRoots(ctx context.Context, site Site) error {
 	for key, line := range c.lines() {
 		for i := 1; i < len(line); i++ {
 			before := line[i-1]
-			if taken, _ := before.took(key.tag); !immutable(taken.Kind) || samePlatforms(before, line[i]) || line[i].Request.Force {
+			if taken, _ := before.took(key.tag); !immutable(taken.Kind) || samePlatforms(before, line[i]) || line[i].Request.Force || line[i].free(before, taken.Kind) {
 				continue
 			}
 			gone := true

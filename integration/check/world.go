@@ -81,7 +81,8 @@ type Release struct {
 	Source       string            `json:"source"`
 	Labels       map[string]string `json:"labels"`
 	Pushed       bool              `json:"pushed"`  // by another CI: imgd only reads its tags
-	Command      string            `json:"command"` // of an operator: rollback, tag or untag
+	Command      string            `json:"command"` // of an operator: rollback, tag or untag; expire of the clean-up
+	Removes      string            `json:"removes"` // of untag and expire: the release that held the tag
 	ExpiresAt    time.Time         `json:"expiresAt"`
 	PublishedAt  time.Time         `json:"publishedAt"`
 	Seq          uint64            `json:"seq"`

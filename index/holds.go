@@ -1,0 +1,45 @@
+package index
+
+import "github.com/imgd/imgd"
+
+// Images are the images of which a tag names something, sorted.
+func (x *Index) Images() []string {
+	z := x.freeze()
+	images := []string{}
+	z.tags.Scan(func(t *tag) bool {
+		if known := len(images); (known == 0 || images[known-1] != t.image) && z.root(t) {
+			images = append(images, t.image)
+		}
+		return true
+	})
+	return images
+}
+
+// Holds are the tags of the image that name something, by name.
+func (x *Index) Holds(image string) []imgd.Hold {
+	z := x.freeze()
+	holds := []imgd.Hold{}
+	z.tags.Ascend(&tag{image: image}, func(t *tag) bool {
+		if t.image != image {
+			return false
+		}
+		if !z.root(t) {
+			return true
+		}
+		r, _ := z.releases.Get(&release{id: t.holder})
+		rel := r.text.get()
+		for _, taken := range rel.Taken() {
+			if taken.Name == t.name {
+				holds = append(holds, imgd.Hold{Tag: taken, Release: rel, Claim: t.claim})
+			}
+		}
+		return true
+	})
+	return holds
+}
+
+// root reports whether the tag's holder has one: an untag holds it without.
+func (z frozen) root(t *tag) bool {
+	r, ok := z.releases.Get(&release{id: t.holder})
+	return ok && r.root != ""
+}
