@@ -83,6 +83,7 @@ type Expiry struct {
 	// Nothing that a tag which stays is known to consist of is counted.
 	Bytes     int64 `json:"bytes"`
 	Unweighed int   `json:"unweighed,omitempty"` // roots whose size is not in it
+	More      bool  `json:"more,omitempty"`      // time was over before all was looked at: ask again
 }
 
 // Count is how many tags are in that state.
@@ -96,9 +97,9 @@ func (e Expiry) Count(state ExpireState) (n int) {
 }
 
 // Expire removes the tags whose time is over, or says which they are. A tag that
-// cannot be removed does not keep the others, and is an item with an error. The
-// error that it answers is that of ctx: the rest was not looked at. ErrNotFound
-// of an image that has no tags.
+// the registry refuses to remove does not keep the others; after any other error
+// the rest of the image is left to the next run. The error that it answers is that
+// of ctx: the rest was not looked at. ErrNotFound of an image that has no tags.
 //
 // Safe to repeat, to interrupt, and to run in several daemons at a time: what is
 // removed by one is removed for all.
@@ -114,6 +115,7 @@ func (e *Expirer) Expire(ctx context.Context, ask Expire) (Expiry, error) {
 	for _, image := range images {
 		verdicts := e.retention(image).Decide(e.Index.Holds(image), e.Pipeline.now())
 		if err := e.expire(ctx, image, verdicts, ask, &done); err != nil {
+			done.More = true
 			return done, err
 		}
 	}
@@ -163,6 +165,7 @@ func (e *Expirer) expire(ctx context.Context, image string, verdicts []Verdict, 
 	if ask.Weigh {
 		e.weigh(ctx, verdicts, done) // before anything is removed
 	}
+	stuck := false
 	for _, v := range verdicts {
 		item := v.item()
 		switch {
@@ -170,11 +173,12 @@ func (e *Expirer) expire(ctx context.Context, image string, verdicts []Verdict, 
 			continue
 		case v.Goes && held:
 			item.State = ExpireHeld
-		case v.Goes && !ask.DryRun:
+		case v.Goes && !ask.DryRun && !stuck:
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			e.remove(ctx, v, ask.By, &item)
+			stuck = item.State == ExpireLeft
 		}
 		done.Items = append(done.Items, item)
 	}

@@ -71,12 +71,15 @@ func newWorld(dir string) (*world, error) {
 		return nil, err
 	}
 	projects := configured(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
-		Repositories: []string{repo}, Refs: []string{"*"}}})
+		Repositories: []string{repo}, Refs: []string{"*"},
+		Retention: imgd.Retention{Never: []string{"pr-9*"}, Rules: []imgd.RetentionRule{{Kinds: []version.Kind{version.KindVersion}, KeepLast: 2}}}}})
 	api := httpapi.New(httpapi.Config{
 		Projects: projects,
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
 			Now: func() time.Time { return epoch.Add(time.Hour) }},
+		Expirer: &imgd.Expirer{Index: w.index, Weigher: weights{}, Share: func() int { return 40 }, Pipeline: &imgd.Pipeline{Projects: projects, Tagger: w,
+			Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(8 * 24 * time.Hour) }}},
 		Explainer: &imgd.Explainer{Pipeline: &imgd.Pipeline{Projects: projects, Git: commits{w}, Lookup: w.index}, Index: w.index, Builder: planner{}},
 		Index:     watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
@@ -263,6 +266,13 @@ func (x watchedIndex) Wait(ctx context.Context, seq uint64) error {
 	return x.Index.Wait(ctx, seq)
 }
 
+// weights says of every image that it has 1.5 MB.
+type weights struct{}
+
+func (weights) Contents(_ context.Context, _ string, root digest.Digest) ([]ocispec.Descriptor, error) {
+	return []ocispec.Descriptor{{Digest: root, Size: 1_500_000}}, nil
+}
+
 // In pushedImages every digest is an image, whoever has pushed it.
 type pushedImages struct{ *world }
 
@@ -359,6 +369,9 @@ func (w *world) admit(ctx context.Context, req imgd.Request, what string) (imgd.
 	}
 	rel := imgd.Release{Image: "demo/hello", Repositories: []string{repo}, Request: req, Source: "https://git.test/hello", Steps: named.Steps,
 		Root: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString(what), Size: 900}}
+	if named.TTL > 0 {
+		rel.ExpiresAt = req.AskedAt.Add(named.TTL)
+	}
 	for _, arch := range []string{"amd64", "arm64"} {
 		rel.Platforms = append(rel.Platforms, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(what + arch), Size: 479,
 			Platform: &ocispec.Platform{OS: "linux", Architecture: arch}})

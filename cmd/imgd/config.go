@@ -34,6 +34,7 @@ type Config struct {
 	Index    IndexConfig    `yaml:"index"`
 	Git      GitConfig      `yaml:"git"`
 	Disk     DiskConfig     `yaml:"disk"`
+	Expire   ExpireConfig   `yaml:"expire"`
 	Log      LogConfig      `yaml:"log"`
 
 	// All that may be built. They stand only in the file.
@@ -118,6 +119,14 @@ type DiskConfig struct {
 	MinFreeMB int `yaml:"minFreeMB" min:"0" reload:"now"`
 }
 
+// ExpireConfig is about the clean-up of tags whose time is over.
+type ExpireConfig struct {
+	// How often [tags whose time is over](retention.md) are removed; 0: only `imgctl expire` and closed pull requests remove any.
+	Every time.Duration `yaml:"every"`
+	// Percent of an image's tags that may go at once; of more none goes, but for `imgctl expire --yes`. Up to three always may.
+	MaxShare int `yaml:"maxShare" min:"1" reload:"now"`
+}
+
 // LogConfig is about the log on stderr.
 type LogConfig struct {
 	// `debug`, `info`, `warn` or `error`.
@@ -171,6 +180,7 @@ type ProjectConfig struct {
 	// How long one build may take.
 	Timeout time.Duration `yaml:"timeout" unset:"build.timeout"`
 
+	Retention    RetentionConfig    `yaml:"retention"`
 	Webhook      WebhookConfig      `yaml:"webhook"`
 	PullRequests PullRequestsConfig `yaml:"pullRequests"`
 }
@@ -180,6 +190,31 @@ type ProjectConfig struct {
 type PullRequestsConfig struct {
 	// Build those whose head is in another repository too. Whoever may open one runs what he likes in the build, which pulls base images with imgd's logins.
 	Forks bool `yaml:"forks"`
+}
+
+// RetentionConfig says which tags of the image go by themselves: those whose own
+// time is over (pull requests', and what was pushed with a ttl), and what the
+// rules say.
+type RetentionConfig struct {
+	// Globs of tags that are never removed by themselves, whatever else says so. See [retention](retention.md), also for the rules.
+	Never []string `yaml:"never"`
+	// Each says which of its tags stay; the others go. Of the rules that match a tag the first decides.
+	Rules []RetentionRuleConfig `yaml:"rules"`
+}
+
+// RetentionRuleConfig is one rule. A tag stays for any of the reasons that it
+// gives; ttl or keepLast must be there.
+type RetentionRuleConfig struct {
+	// Globs of the tags that are meant.
+	Tags []string `yaml:"tags" unset:"all"`
+	// Kinds of tags that are meant: `version`, `commit`, `series`, `branch` or `other`.
+	Kinds []string `yaml:"kinds" unset:"commit, branch, other"`
+	// Globs of tags that stay.
+	Keep []string `yaml:"keep"`
+	// A tag stays for so long after it was published, as in 168h.
+	TTL time.Duration `yaml:"ttl" unset:"none"`
+	// So many tags stay that were published last; those of `keep` and `never` do not count.
+	KeepLast int `yaml:"keepLast" unset:"none" min:"0"`
 }
 
 // Lines are a list, or a text of which each line is one of it.
@@ -207,6 +242,7 @@ func defaultConfig() Config {
 		Registry: RegistryConfig{Listen: "127.0.0.1:5000"},
 		Index:    IndexConfig{Engine: "file"},
 		Disk:     DiskConfig{MinFreeMB: 512},
+		Expire:   ExpireConfig{Every: time.Hour, MaxShare: 20},
 		Log:      LogConfig{Level: "info", Format: "auto"},
 	}
 }
@@ -242,6 +278,7 @@ func (c Config) projects(host string) map[string]imgd.Project {
 			Dockerfile: p.Dockerfile, Context: p.Context, Target: p.Target, Platforms: p.Platforms,
 			BuildArgs: p.BuildArgs, LDFlags: p.LDFlags, Labels: p.Labels, KeepTimes: p.KeepTimes, Timeout: p.Timeout,
 			Tags: p.Tags, Flavor: p.Flavor, Immutable: p.Immutable, Moving: p.Moving, Annotations: p.Annotations,
+			Retention: p.Retention.rules(),
 		}
 		if len(project.Repositories) == 0 {
 			project.Repositories = []string{host + "/" + p.Image}

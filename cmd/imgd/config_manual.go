@@ -80,6 +80,9 @@ func rows(v reflect.Value, path string, said map[string]string, f func(key, valu
 			reload = "at once"
 		}
 		f(key, cell(v.Field(i), field), reload, strings.ReplaceAll(said[v.Type().Name()+"."+field.Name], "|", `\|`))
+		if rules, ok := v.Field(i).Interface().([]RetentionRuleConfig); ok {
+			rows(reflect.ValueOf(append(rules, RetentionRuleConfig{})).Index(0), key+"[]", said, f)
+		}
 	}
 }
 
@@ -185,6 +188,8 @@ func property(v reflect.Value, field reflect.StructField, said map[string]string
 	case []ProjectConfig:
 		project := defaultProject()
 		one = map[string]any{"type": []string{"array", "null"}, "items": object(reflect.ValueOf(&project).Elem(), said)}
+	case []RetentionRuleConfig:
+		one = map[string]any{"type": []string{"array", "null"}, "items": object(reflect.ValueOf(RetentionRuleConfig{}), said)}
 	default:
 		return object(v, said)
 	}

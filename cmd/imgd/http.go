@@ -20,6 +20,7 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Projects: d.live.projects, Index: d.index, Registry: d.publisher, Git: d.git,
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline, Commander: d.pipeline,
 		Explainer: &imgd.Explainer{Pipeline: d.pipeline, Index: d.index, Builder: d.builder},
+		Expirer:   d.expirer(),
 		Logs:      d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},

@@ -28,6 +28,8 @@ type Metrics struct {
 	hooks          *prometheus.CounterVec
 	requests       *prometheus.CounterVec
 	requestTime    *prometheus.HistogramVec
+	expired        *prometheus.CounterVec
+	heldBack       prometheus.Gauge
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -62,6 +64,9 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		hooks:       counters("webhooks_total", "Deliveries of webhooks, by the status they were answered with.", "forge", "code"),
 		requests:    counters("http_requests_total", "HTTP requests, by the route and the status of the answer; 499: the caller was gone.", "route", "method", "code"),
 		requestTime: histograms("http_request_duration_seconds", "Time to answer HTTP requests. Streams and waits last on purpose.", httpBuckets, "route"),
+		expired:     counters("expired_tags_total", "Tags whose time was over: gone, refused by the registry (each time they are met), or left to the next try.", "state"),
+		heldBack: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "expire_held_images",
+			Help: "Images of which the last clean-up removed nothing, as more of their tags than expire.maxShare would have gone at once."}),
 	}
 	m.begin()
 	return m
@@ -96,6 +101,9 @@ func (m *Metrics) begin() {
 	for _, loss := range []string{"unsent", "expired"} {
 		m.leases.WithLabelValues(loss)
 	}
+	for _, state := range []imgd.ExpireState{imgd.ExpireGone, imgd.ExpireRefused, imgd.ExpireLeft} {
+		m.expired.WithLabelValues(string(state))
+	}
 	m.Configured(unknownLabel)
 }
 
@@ -123,7 +131,7 @@ func (m *Metrics) Listening(forges ...string) {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime}
+	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime, m.expired, m.heldBack}
 }
 
 func (m *Metrics) project(name string) string {

@@ -158,7 +158,7 @@ type Gauges struct {
 	Restarts func() uint64
 }
 
-// Config is what the API answers from. Projects to Explainer must be set.
+// Config is what the API answers from. Projects to Expirer must be set.
 type Config struct {
 	Projects *imgd.Projects
 	Index    Index
@@ -175,6 +175,7 @@ type Config struct {
 	// Commander is the same pipeline for operators.
 	Commander Commander
 	Explainer Explainer
+	Expirer   Expirer
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

@@ -85,6 +85,10 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 			Capturer: registry{w}, Index: w.index, Lookup: w.index, Drifts: w, Now: func() time.Time { return epoch }},
 		Commander: &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR}}}),
 			Capturer: registry{w}, Tagger: registry{w}, Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(time.Hour) }},
+		Expirer: &imgd.Expirer{Index: w.index, Share: func() int { return 100 }, Pipeline: &imgd.Pipeline{
+			Projects: configured(map[string]imgd.Project{"hello": {Image: image, Repositories: []string{repo, copyR},
+				Retention: imgd.Retention{Rules: []imgd.RetentionRule{{Tags: []string{"old-*"}, TTL: time.Minute}}}}}),
+			Tagger: registry{w}, Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(time.Hour) }}},
 		Explainer: &imgd.Explainer{Pipeline: &imgd.Pipeline{Git: commits{w}, Lookup: w.index, Projects: configured(map[string]imgd.Project{
 			"hello": {Name: "hello", Image: image, Repositories: []string{repo}, Refs: []string{"refs/heads/*", "refs/tags/v*"}}})}, Index: w.index, Builder: planner{}},
 		Index: w.index, Registry: registry{w}, Git: w, Queue: w, Statuses: w,

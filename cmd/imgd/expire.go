@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/imgd/imgd"
+)
+
+const (
+	// firstExpire is how long after the start tags are first cleaned up: what stands
+	// open from before is driven by then, and an operator who has mistyped a rule
+	// has seen the log.
+	firstExpire = time.Minute
+	// expireTime bounds one clean-up; the next goes on.
+	expireTime = 10 * time.Minute
+)
+
+// expirer cleans up by the config in effect.
+func (d *daemon) expirer() *imgd.Expirer {
+	return &imgd.Expirer{Pipeline: d.pipeline, Index: d.index, Weigher: d.publisher,
+		Share: func() int { return d.live.config.Load().Expire.MaxShare }}
+}
+
+// expire removes the tags whose time is over, now and then until ctx is done.
+func (d *daemon) expire(ctx context.Context) error {
+	every := d.cfg.Expire.Every
+	if every == 0 {
+		return nil
+	}
+	next := time.NewTimer(min(firstExpire, every))
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return nil
+		}
+		d.cleanUp(ctx)
+		next.Reset(every)
+	}
+}
+
+// cleanUp is one clean-up of all images, left out while a part that it needs is
+// away. What it does not come to is the next one's.
+func (d *daemon) cleanUp(ctx context.Context) {
+	if err := d.bus.Paused(); err != nil {
+		d.log.Info("tags are not cleaned up: imgd is paused", "error", err)
+		return
+	}
+	bound, cancel := context.WithTimeout(ctx, expireTime)
+	defer cancel()
+	done, err := d.expirer().Expire(bound, imgd.Expire{By: "imgd"})
+	if ctx.Err() != nil {
+		return // interrupted, not failed
+	}
+	d.expired(done)
+	d.metrics.HeldBack(len(done.Held))
+	for _, image := range done.Held {
+		d.log.Warn("too many tags would expire at once, none does; look at `imgctl expire --dry-run`, and give --yes if they are to go", "image", image)
+	}
+	if err != nil {
+		d.log.Warn("tags were not all cleaned up", "error", err)
+	}
+}
+
+// expired counts and logs what a clean-up has done.
+func (d *daemon) expired(done imgd.Expiry) {
+	d.metrics.Expired(done)
+	for _, item := range done.Items {
+		log := d.log.With("tag", item.Image+":"+item.Tag, "why", item.Why, "release", item.Removed)
+		switch item.State {
+		case imgd.ExpireGone:
+			log.Info("tag has expired")
+		case imgd.ExpireRefused, imgd.ExpireLeft:
+			log.Warn("tag is to expire and is still there", "state", item.State, "error", item.Error)
+		}
+	}
+}
