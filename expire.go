@@ -122,27 +122,31 @@ func (e *Expirer) Expire(ctx context.Context, ask Expire) (Expiry, error) {
 	return done, nil
 }
 
-// Close removes what builds of the ref have named with an end, whatever share of
-// the image's tags that is: it is a pull request's, and it was closed. Errors as
-// of Expire.
+// Close removes the tags that a pull request alone has, as it was closed, whatever
+// share of the image's that is. ref is one of its refs. Errors as of Expire, and
+// ErrInvalid of what is no pull request of a project.
 func (e *Expirer) Close(ctx context.Context, project, ref, by string) (Expiry, error) {
 	p, err := e.Pipeline.project(project)
 	if err != nil {
 		return Expiry{}, err
 	}
-	verdicts := p.Retention.Decide(e.Index.Holds(p.Image), e.Pipeline.now())
-	var closed []Verdict
-	for _, v := range verdicts {
-		if v.Release.Command != "" || v.Release.Request.Ref != ref || v.Release.Request.Project != project || v.Release.ExpiresAt.IsZero() {
-			continue
-		}
+	number := version.PullRequest(ref)
+	if number == "" {
+		return Expiry{}, fmt.Errorf("ref %.*q is no pull request's: %w", shownInput, ref, ErrInvalid)
+	}
+	holds := slices.DeleteFunc(e.Index.Holds(p.Image), func(h Hold) bool {
+		of := h.Release.Request
+		return of.Project != project || version.PullRequest(of.Ref) != number || h.Release.Command != "" || h.Release.ExpiresAt.IsZero()
+	})
+	verdicts := p.Retention.Decide(holds, e.Pipeline.now())
+	for i, v := range verdicts {
 		if _, never := matching(p.Retention.Never, v.Tag.Name); !never {
-			v.Goes, v.Why = true, ref+" was closed"
+			verdicts[i].Goes, verdicts[i].Why = true, ref+" was closed"
 		}
-		closed = append(closed, v)
 	}
 	done := Expiry{Items: []Expiring{}, Held: []string{}}
-	return done, e.expire(ctx, p.Image, closed, Expire{Yes: true, By: by}, &done)
+	err = e.expire(ctx, p.Image, verdicts, Expire{Yes: true, By: by}, &done)
+	return done, err
 }
 
 // retention is what the config says of the image.

@@ -123,7 +123,7 @@ func TestClose(t *testing.T) {
 	k.share = 1
 	k.retention.Never = []string{pullOld}
 	done, err := k.expirer().Close(t.Context(), "hello", closedRef, "github:ada")
-	if want := fmt.Sprintf("pr-7 gone, %s gone", pullNew); err != nil || !strings.Contains(states(done), "pr-7 gone") || !strings.Contains(states(done), pullNew+" gone") || strings.Contains(states(done), pullOld+" gone") {
+	if want := fmt.Sprintf("pr-7 gone, %s gone", pullNew); err != nil || states(done) != want {
 		t.Errorf("got %s, %v; want %s", states(done), err, want)
 	}
 	k.shows("pr-7", "")
@@ -133,14 +133,16 @@ func TestClose(t *testing.T) {
 	if past := k.index.History(demoImage, "pr-7"); past[len(past)-1].Request.Reason != closedRef+" was closed" || past[len(past)-1].Request.By != "github:ada" {
 		t.Errorf("removed by %+v", past[len(past)-1])
 	}
-	for _, ref := range []string{closedRef, "refs/pull/8/head"} {
+	for _, ref := range []string{closedRef, "refs/pull/7/merge", "refs/pull/8/head"} {
 		seq := k.index.Seq()
 		if done, err := k.expirer().Close(t.Context(), "hello", ref, ""); err != nil || done.Count(imgd.ExpireGone) > 0 || k.index.Seq() != seq {
 			t.Errorf("again: %s, %v", states(done), err)
 		}
 	}
-	if _, err := k.expirer().Close(t.Context(), "nobody", closedRef, ""); !errors.Is(err, imgd.ErrInvalid) {
-		t.Errorf("no such project: %v", err)
+	for project, ref := range map[string]string{"nobody": closedRef, "hello": "refs/heads/main"} {
+		if _, err := k.expirer().Close(t.Context(), project, ref, ""); !errors.Is(err, imgd.ErrInvalid) {
+			t.Errorf("%s of %s: %v", ref, project, err)
+		}
 	}
 	k.check()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/imgd/imgd"
@@ -74,6 +75,67 @@ func (d *daemon) expired(done imgd.Expiry) {
 			log.Info("tag has expired")
 		case imgd.ExpireRefused, imgd.ExpireLeft:
 			log.Warn("tag is to expire and is still there", "state", item.State, "error", item.Error)
+		}
+	}
+}
+
+// A closing is a pull request of a project that was closed.
+type closing struct{ project, ref, by string }
+
+const (
+	// maxClosings is how many of them may wait: a forge closes them one by one.
+	maxClosings = 256
+	// closeTries is how often the tags of one are tried to be removed, closeDelay
+	// apart. What a crash or an outage loses goes when the tags' own time is over.
+	closeTries = 5
+	closeDelay = time.Minute
+)
+
+// closePull has the tags of a closed pull request removed soon.
+func (d *daemon) closePull(project, ref, by string) error {
+	select {
+	case d.closings <- closing{project, ref, by}:
+		return nil
+	default:
+		return errors.New("too many pull requests were closed at once; its tags go when their own time is over")
+	}
+}
+
+// closePulls removes the tags of closed pull requests until ctx is done.
+func (d *daemon) closePulls(ctx context.Context) error {
+	for {
+		select {
+		case c := <-d.closings:
+			d.closed(ctx, c)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// closed removes the tags of one closed pull request.
+func (d *daemon) closed(ctx context.Context, c closing) {
+	for try := 1; ; try++ {
+		bound, cancel := context.WithTimeout(ctx, expireTime)
+		done, err := d.expirer().Close(bound, c.project, c.ref, c.by)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		d.expired(done)
+		switch {
+		case errors.Is(err, imgd.ErrInvalid): // the project is gone
+			return
+		case err == nil && done.Count(imgd.ExpireLeft) == 0:
+			return
+		case try == closeTries:
+			d.log.Warn("tags of a closed pull request are left to their own time", "project", c.project, "ref", c.ref, "error", err)
+			return
+		}
+		select {
+		case <-time.After(closeDelay):
+		case <-ctx.Done():
+			return
 		}
 	}
 }

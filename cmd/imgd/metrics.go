@@ -25,7 +25,7 @@ func (d *daemon) counted(cfg Config) {
 
 // hooksConfig is what webhooks work with.
 func (d *daemon) hooksConfig() webhook.Config {
-	return webhook.Config{Queue: intake{d.bus}, Answered: d.metrics.Hooked, Log: d.log}
+	return webhook.Config{Queue: intake{d.bus}, Answered: d.metrics.Hooked, Close: d.closePull, Log: d.log}
 }
 
 // stage is told of each stage of a request, for metrics and traces.

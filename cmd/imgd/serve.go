@@ -59,6 +59,7 @@ type daemon struct {
 	pipeline  *imgd.Pipeline
 	metrics   *httpapi.Metrics
 	tracing   *tracing
+	closings  chan closing
 }
 
 // serve runs the daemon until ctx is done, and then stops it in the order of
@@ -76,7 +77,7 @@ func serve(ctx context.Context, cfg Config, set setting) (err error) {
 		return err
 	}
 	defer tracing.close(set.log)
-	d := &daemon{setting: set, cfg: cfg, live: newLive(cfg, set.level), stack: stack, tracing: tracing}
+	d := &daemon{setting: set, cfg: cfg, live: newLive(cfg, set.level), stack: stack, tracing: tracing, closings: make(chan closing, maxClosings)}
 	d.metrics = httpapi.NewMetrics(func(name string) bool { _, ok := d.live.projects.Get(name); return ok })
 	closeAll, err := d.wire(ctx)
 	defer func() { err = errors.Join(err, closeAll()) }()
@@ -221,6 +222,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return d.bus.Relay(work, d.index) })
 	group.Go(func() error { return d.sweep(work) })
 	group.Go(func() error { return d.expire(work) })
+	group.Go(func() error { return d.closePulls(work) })
 	group.Go(func() error { return d.hangups(work) })
 	group.Go(func() error { d.notify.live(work, d.warn); return nil })
 	for _, failed := range append(d.stack.failed, d.index.Failed()) {

@@ -25,6 +25,7 @@ type push struct {
 	reason string // of the request
 	base   string // branch that the pull request is for, "" if it is none
 	fork   bool   // a pull request from another repository
+	closed bool   // a pull request that is closed: it asks for no build
 }
 
 // A payload is what go-scm drops or changes of a push.

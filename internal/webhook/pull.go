@@ -116,7 +116,7 @@ func (f forge) readPull(body []byte) (push, error) {
 	case p.number <= 0 || p.number > maxNumber:
 		return push{}, errors.New("it names no pull request")
 	case p.state == pullClosed:
-		return push{}, &ignored{reason: p.what + " is closed: nothing is built of it any more"}
+		return push{ref: p.ref, by: f.by(p.login), reason: p.what, closed: true}, nil
 	case p.state == pullSame:
 		return push{}, &ignored{reason: p.what + " has no new commits (action " + short(cmp.Or(p.action, "none")) + ")"}
 	case version.ValidCommit(p.commit) != nil:

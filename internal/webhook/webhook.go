@@ -42,6 +42,10 @@ type Config struct {
 	Now   func() time.Time // GitLab's signatures are not older or newer than it says; default time.Now
 	Log   *slog.Logger     // default: none
 
+	// Close has what was built of a closed pull request removed soon. Its error says
+	// why it is not. It must not block. Default: that is left to the tags' own time.
+	Close func(project, ref, by string) error
+
 	// Answered is told the forge of each delivery and the status of its answer,
 	// for metrics. The forge is empty if the path is no webhook's. Default: nobody
 	// is told.
@@ -59,6 +63,7 @@ type Handler struct {
 	room  chan struct{}    // holds one for each chunk of a body in memory
 
 	answered func(forge string, status int)
+	close    func(project, ref, by string) error
 
 	// read is forge.read, but for tests of what becomes of its panic.
 	read func(f forge, event string, body []byte) (push, error)
@@ -89,12 +94,15 @@ func New(config Config) (*Handler, error) {
 		return nil, errors.New("webhooks need a queue")
 	}
 	h := &Handler{queue: config.Queue, now: config.Now, log: config.Log, read: forge.read,
-		hooks: map[string]*hook{}, room: make(chan struct{}, maxRoom/chunk), answered: config.Answered}
+		hooks: map[string]*hook{}, room: make(chan struct{}, maxRoom/chunk), answered: config.Answered, close: config.Close}
 	if h.now == nil {
 		h.now = time.Now
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.close == nil {
+		h.close = func(string, string, string) error { return nil }
 	}
 	if h.answered == nil {
 		h.answered = func(string, int) {}
@@ -204,8 +212,22 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, d *delivery) ou
 		return outcome{reasons: []string{why.reason}, refused: why.cause}
 	case err != nil:
 		return outcome{problem: unreadable(err)}
+	case p.closed:
+		return h.closed(d, p)
 	}
 	return h.submit(ctx, d, p)
+}
+
+// closed has the tags of a closed pull request removed. What is lost on the way
+// is removed when the tags' own time is over.
+func (h *Handler) closed(d *delivery, p push) outcome {
+	o := outcome{reasons: []string{p.reason + " is closed: nothing is built of it any more"}}
+	for _, project := range d.projects {
+		if err := h.close(project.Name, p.ref, p.by); err != nil {
+			o.refused = errors.Join(o.refused, fmt.Errorf("remove the tags of project %s: %w", project.Name, err))
+		}
+	}
+	return o
 }
 
 // submit puts the requests into the queue. The last acknowledgement is the

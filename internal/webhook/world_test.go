@@ -77,6 +77,8 @@ type world struct {
 	asks     []ask
 	log      bytes.Buffer
 	answered []string // the forge and the status of each
+	closed   []string // project, ref and who closed it of each pull request
+	full     error    // of the next
 
 	projects map[string]imgd.Project
 	submit   func(ctx context.Context, req imgd.Request) error // nil: takes all
@@ -90,11 +92,19 @@ func newWorld(t testing.TB, hooks ...webhook.Hook) *world {
 	}
 	var err error
 	w.Handler, err = webhook.New(webhook.Config{Hooks: hooks, Queue: w, Now: func() time.Time { return now },
-		Log: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})), Answered: w.note})
+		Log: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})), Answered: w.note, Close: w.close})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// close is Config.Close.
+func (w *world) close(project, ref, by string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = append(w.closed, project+" "+ref+" "+by)
+	return w.full
 }
 
 // note is Config.Answered.
