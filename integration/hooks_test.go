@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -27,6 +28,7 @@ const hookSecret = "a secret of the storm"
 // no forge would.
 type hookAsker struct {
 	url     string // of imgd
+	event   string // default: push
 	seed    uint64
 	sent    *atomic.Int64 // deliveries that were accepted
 	mu      *sync.Mutex   // guards draw
@@ -112,7 +114,7 @@ func (h hookAsker) post(ctx context.Context, project, id, signature string, body
 		return 0, nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-GitHub-Event", "push")
+	req.Header.Set("X-GitHub-Event", cmp.Or(h.event, "push"))
 	req.Header.Set("X-GitHub-Delivery", id)
 	req.Header.Set("X-Hub-Signature-256", signature)
 	resp, err := http.DefaultClient.Do(req)

@@ -234,6 +234,16 @@ func expireVersion(w *check.World, of int) {
 	w.Index.Records = slices.DeleteFunc(w.Index.Records, func(rec kit.Record) bool { return rec.Tag == "v1.0.0" })
 }
 
+// removing is expireVersion before its end: the tag is claimed, and may be there still.
+func removing(w *check.World) {
+	before, holder, records := w.Tags[repository]["v1.0.0"], w.Index.Tags[tagVersion].Holder, slices.Clone(w.Index.Records)
+	expireVersion(w, relTag)
+	last := &w.Index.Releases[len(w.Index.Releases)-1]
+	last.State, last.Seq, last.PublishedAt, last.Tags[0].Generation, last.Tags[0].Previous = check.Admitted, 0, time.Time{}, 0, ""
+	w.Index.Tags[tagVersion].Holder, w.Index.Tags[tagVersion].Claim = holder, last.ID
+	w.Tags[repository]["v1.0.0"], w.Index.Records = before, records
+}
+
 // untag removes latest, by a release without root.
 func untag(w *check.World) {
 	r := release(request("refs/tags/none", "none", 9), 1, check.Published, 7, took("latest", "series", 2))
@@ -324,6 +334,8 @@ func TestWhatMayBe(t *testing.T) {
 		{"a record that expires", func(w *check.World) { w.Index.Records[0].ExpiresAt = monday }},
 		{"a forced tag", func(w *check.World) { moveVersion(w, true) }},
 		{"an immutable tag that has expired", func(w *check.World) { expireVersion(w, relTag) }},
+		{"a tag that is being removed", func(w *check.World) { removing(w); delete(w.Tags[repository], "v1.0.0") }},
+		{"a tag that is to be removed", func(w *check.World) { removing(w) }},
 		{"a lost root", func(w *check.World) { moveVersion(w, false); w.Gone[w.Index.Releases[relTag].Root.Digest] = true }},
 		{"what another CI pushed is moved, and drift was told", func(w *check.World) {
 			pushedBy(w)

@@ -26,6 +26,9 @@ func (c *checker) registry() {
 		}
 		for key, t := range c.tags {
 			holder := c.releases[t.Holder]
+			if claim, claimed := c.releases[t.Claim]; claimed && claim.Root.Digest == "" {
+				continue // it is on its way to be removed
+			}
 			if key.image == image && t.Holder != "" && c.Tags[repository][key.tag] == "" && holder.Root.Digest != "" && !c.explained(key, holder, "") {
 				c.say("I6", "%s:%s is not there, the index has %s of release %s", repository, key.tag, c.releases[t.Holder].Root.Digest, t.Holder)
 			}

@@ -59,6 +59,9 @@ func (s *step) generations() {
 			continue
 		}
 		g, root := generation{tagKey{t.Image, t.Tag}, t.Generation}, byID[t.Holder].Root.Digest
+		if root == "" { // a removal ends a generation
+			continue
+		}
 		if before, used := s.roots[g]; used && before != root {
 			s.say("I4", "%s: generation %d was that of %s, and now is that of %s", g.tagKey, g.n, before, root)
 		}

@@ -11,6 +11,7 @@ type Config struct {
 	BuildKit BuildKitConfig  `yaml:"buildkit,omitempty"`
 	Git      GitConfig       `yaml:"git,omitempty"`
 	Disk     *DiskConfig     `yaml:"disk,omitempty"`
+	Expire   *ExpireConfig   `yaml:"expire,omitempty"`
 	Log      LogConfig       `yaml:"log,omitempty"`
 	Projects []ProjectConfig `yaml:"projects,omitempty"`
 }
@@ -64,6 +65,12 @@ type DiskConfig struct {
 	MinFreeMB int `yaml:"minFreeMB"`
 }
 
+// ExpireConfig is the part of Config about the clean-up of tags.
+type ExpireConfig struct {
+	Every    string `yaml:"every"`
+	MaxShare int    `yaml:"maxShare,omitempty"`
+}
+
 // LogConfig is the part of Config about imgd's own log.
 type LogConfig struct {
 	Level  string `yaml:"level,omitempty"`
@@ -90,8 +97,23 @@ type ProjectConfig struct {
 	Annotations  map[string]string `yaml:"annotations,omitempty"`
 	Tags         string            `yaml:"tags,omitempty"`
 	Timeout      string            `yaml:"timeout,omitempty"`
+	Retention    *Retention        `yaml:"retention,omitempty"`
 	Webhook      *WebhookConfig    `yaml:"webhook,omitempty"`
 	PullRequests *PullRequests     `yaml:"pullRequests,omitempty"`
+}
+
+// Retention is the part of ProjectConfig about which tags go by themselves.
+type Retention struct {
+	Never []string        `yaml:"never,omitempty"`
+	Rules []RetentionRule `yaml:"rules,omitempty"`
+}
+
+// RetentionRule is one rule of it.
+type RetentionRule struct {
+	Tags     []string `yaml:"tags,omitempty"`
+	Kinds    []string `yaml:"kinds,omitempty"`
+	TTL      string   `yaml:"ttl,omitempty"`
+	KeepLast int      `yaml:"keepLast,omitempty"`
 }
 
 // PullRequests is the part of ProjectConfig about those.
