@@ -294,6 +294,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"rollbackTag", "POST", lint + "stable/rollback", "", 201, ""}, {"rollbackTag", "POST", lint + "stable/rollback", `{"to":"` + digest + `"}`, 200, ""},
 		{"rollbackTag", "POST", lint + "v1.0.0/rollback", "", 404, ""},
 		{"untagTag", "POST", lint + "stable/untag", `{"reason":"a test"}`, 201, ""}, {"untagTag", "POST", lint + "stable/untag", "", 200, ""},
+		{"expire", "POST", "/v1/expire", `{"dryRun":true,"stays":true}`, 200, ""}, {"expire", "POST", "/v1/expire", `{"image":"tools/none"}`, 404, ""},
 		{"untagTag", "POST", lint + "none/untag", "", 404, ""}, {"untagTag", "POST", lint + "v1.0.0/untag", "", 409, ""},
 		{"getHistory", "GET", lint + "stable/history", "", 200, ""}, {"getHistory", "GET", lint + "none/history", "", 404, ""},
 		{"listRecords", "GET", "/v1/records?sort=published&since=1h", "", 200, ""}, {"listRecords", "GET", "/v1/records?sort=size", "", 400, ""},

@@ -229,10 +229,10 @@ func (c *checker) step(key tagKey, a, b Release) {
 	}
 }
 
-// free reports whether b needs no force after a: it takes the tag away because the time of a was over, or takes a commit's
-// tag that a had removed.
-func (b Release) free(a Release, kind string) bool {
-	return b.Command == "expire" && b.Removes == a.ID || a.Root.Digest == "" && kind == "commit"
+// free reports whether r needs no force after the release before: it takes the tag away because the time of that was over,
+// or takes a commit's tag that it had removed.
+func (r Release) free(before Release, kind string) bool {
+	return r.Command == "expire" && r.Removes == before.ID || before.Root.Digest == "" && kind == "commit"
 }
 
 func immutable(kind string) bool { return kind == "version" || kind == "commit" }

@@ -58,6 +58,30 @@ func TestNewDefaults(t *testing.T) {
 	}
 }
 
+// A closed pull request asks for no build, and has the tags of each project removed.
+func TestClosed(t *testing.T) {
+	for scheme, d := range map[string]struct{ event, body, want string }{
+		"github":        {"pull_request", `{"action":"closed","pull_request":{"number":7,"head":{"repo":null}},"sender":{"login":"ada"}}`, "refs/pull/7/head github:ada"},
+		"gitea":         {"pull_request", `{"action":"closed","pull_request":{"number":7},"sender":{"login":"ada"}}`, "refs/pull/7/head gitea:ada"},
+		"gitlab signed": {"Merge Request Hook", `{"object_attributes":{"iid":7,"action":"merge"},"user":{"username":"ada"}}`, "refs/merge-requests/7/head gitlab:ada"},
+	} {
+		w := newWorld(t, hook(scheme, project("hello")), hook(scheme, project("other", "refs/heads/*")))
+		for _, full := range []error{nil, errors.New("too many")} {
+			w.closed, w.full = nil, full
+			got := w.deliver(scheme, d.event, d.body)
+			if got.Code != http.StatusOK || !strings.Contains(got.Body.String(), "7 is closed: nothing is built of it any more") || len(w.asked()) > 0 {
+				t.Errorf("%s: got %d %s", scheme, got.Code, got.Body)
+			}
+			if want := fmt.Sprint([]string{"hello " + d.want, "other " + d.want}); fmt.Sprint(w.closed) != want {
+				t.Errorf("%s: closed %q, want %q", scheme, w.closed, want)
+			}
+			if line := w.logged()[0]; (line["level"] == "WARN") != (full != nil) || full != nil && !strings.Contains(fmt.Sprint(line["error"]), "too many") {
+				t.Errorf("%s: logged %v", scheme, line)
+			}
+		}
+	}
+}
+
 func TestPush(t *testing.T) {
 	want := imgd.Request{Project: "hello", Ref: "refs/heads/main", Commit: commit, Reason: "push"}
 	for _, scheme := range schemes {
