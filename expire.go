@@ -42,7 +42,13 @@ type Expire struct {
 	Stays  bool   // say also what stays, and why
 	Weigh  bool   // say how much the registry could free, too
 	By     string
+
+	weighUntil time.Time
 }
+
+// weighTime bounds how long it takes to say how much could be freed, of all images
+// together: it is only said, and what is to be removed waits for it.
+const weighTime = 30 * time.Second
 
 // An ExpireState is what becomes of a tag whose time is over.
 type ExpireState string
@@ -112,6 +118,7 @@ func (e *Expirer) Expire(ctx context.Context, ask Expire) (Expiry, error) {
 		images = []string{ask.Image}
 	}
 	done := Expiry{DryRun: ask.DryRun, Items: []Expiring{}, Held: []string{}}
+	ask.weighUntil = time.Now().Add(weighTime) // not of the Pipeline's clock: a context ends then
 	for _, image := range images {
 		verdicts := e.retention(image).Decide(e.Index.Holds(image), e.Pipeline.now())
 		if err := e.expire(ctx, image, verdicts, ask, &done); err != nil {
@@ -166,8 +173,10 @@ func (e *Expirer) expire(ctx context.Context, image string, verdicts []Verdict, 
 	if held {
 		done.Held = append(done.Held, image)
 	}
-	if ask.Weigh {
-		e.weigh(ctx, verdicts, done) // before anything is removed
+	if ask.Weigh { // before anything is removed
+		bound, cancel := context.WithDeadline(ctx, ask.weighUntil)
+		e.weigh(bound, verdicts, done)
+		cancel()
 	}
 	stuck := false
 	for _, v := range verdicts {
