@@ -21,6 +21,7 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Queue: d.bus, Statuses: d.bus, Commands: commands{d.bus, d.pipeline}, Letters: d.bus, Drifts: d.bus, Recorder: d.pipeline, Commander: d.pipeline,
 		Explainer: &imgd.Explainer{Pipeline: d.pipeline, Index: d.index, Builder: d.builder},
 		Logs:      d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
+		Usage: d.usage, Collect: d.collect,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,

@@ -422,8 +422,11 @@ func TestCollectDoesNotWaitForUploads(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		resp, err := http.DefaultClient.Do(req)
-		if err == nil && resp.StatusCode != http.StatusCreated {
-			err = errors.New(resp.Status)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusCreated {
+				err = errors.New(resp.Status)
+			}
 		}
 		ended <- err
 	}()

@@ -28,6 +28,9 @@ type Metrics struct {
 	hooks          *prometheus.CounterVec
 	requests       *prometheus.CounterVec
 	requestTime    *prometheus.HistogramVec
+	collections    *prometheus.CounterVec
+	collectedBytes prometheus.Counter
+	collectPause   prometheus.Gauge
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -50,18 +53,21 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		known = func(string) bool { return false }
 	}
 	m := &Metrics{
-		known:       known,
-		stages:      histograms("stage_duration_seconds", "Time that a stage of a request took.", stageBuckets, "stage", "result", "project"),
-		running:     gauges("stages_running", "Stages that are under way.", "stage"),
-		ended:       counters("requests_ended_total", "Requests that have ended, by their final state.", "project", "state"),
-		retries:     counters("request_retries_total", "Tries of requests that another follows, by why: interrupted, outage or error.", "project", "reason"),
-		publishing:  histograms("publish_latency_seconds", "Time from the ask to the release in the index.", publishBuckets, "project"),
-		announcing:  prometheus.NewHistogram(histogram("announce_latency_seconds", "Time from the release in the index to its event in IMGD_EVENTS.", announceBounds)),
-		drifts:      prometheus.NewCounter(counter("drift_reports_total", "Reports of a tag that names in a registry what the index does not want there; of the same drift each time it is seen.")),
-		leases:      counters("lease_renewals_lost_total", "Signs of life of running requests that were not sent (unsent), and requests that came again while they were handled (expired).", "reason"),
-		hooks:       counters("webhooks_total", "Deliveries of webhooks, by the status they were answered with.", "forge", "code"),
-		requests:    counters("http_requests_total", "HTTP requests, by the route and the status of the answer; 499: the caller was gone.", "route", "method", "code"),
-		requestTime: histograms("http_request_duration_seconds", "Time to answer HTTP requests. Streams and waits last on purpose.", httpBuckets, "route"),
+		known:          known,
+		stages:         histograms("stage_duration_seconds", "Time that a stage of a request took.", stageBuckets, "stage", "result", "project"),
+		running:        gauges("stages_running", "Stages that are under way.", "stage"),
+		ended:          counters("requests_ended_total", "Requests that have ended, by their final state.", "project", "state"),
+		retries:        counters("request_retries_total", "Tries of requests that another follows, by why: interrupted, outage or error.", "project", "reason"),
+		publishing:     histograms("publish_latency_seconds", "Time from the ask to the release in the index.", publishBuckets, "project"),
+		announcing:     prometheus.NewHistogram(histogram("announce_latency_seconds", "Time from the release in the index to its event in IMGD_EVENTS.", announceBounds)),
+		drifts:         prometheus.NewCounter(counter("drift_reports_total", "Reports of a tag that names in a registry what the index does not want there; of the same drift each time it is seen.")),
+		leases:         counters("lease_renewals_lost_total", "Signs of life of running requests that were not sent (unsent), and requests that came again while they were handled (expired).", "reason"),
+		hooks:          counters("webhooks_total", "Deliveries of webhooks, by the status they were answered with.", "forge", "code"),
+		requests:       counters("http_requests_total", "HTTP requests, by the route and the status of the answer; 499: the caller was gone.", "route", "method", "code"),
+		requestTime:    histograms("http_request_duration_seconds", "Time to answer HTTP requests. Streams and waits last on purpose.", httpBuckets, "route"),
+		collections:    counters("collections_total", "Collections of what nothing needs any more in the registry and among the build logs, by how they ended.", "result"),
+		collectedBytes: prometheus.NewCounter(counter("collected_bytes_total", "Bytes that collections have removed.")),
+		collectPause:   prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_pause_seconds", Help: "The longest that the last collection kept pushes to the registry waiting."}),
 	}
 	m.begin()
 	return m
@@ -96,6 +102,9 @@ func (m *Metrics) begin() {
 	for _, loss := range []string{"unsent", "expired"} {
 		m.leases.WithLabelValues(loss)
 	}
+	for _, result := range []string{"ok", "failed"} {
+		m.collections.WithLabelValues(result)
+	}
 	m.Configured(unknownLabel)
 }
 
@@ -123,7 +132,8 @@ func (m *Metrics) Listening(forges ...string) {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime}
+	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime,
+		m.collections, m.collectedBytes, m.collectPause}
 }
 
 func (m *Metrics) project(name string) string {
@@ -131,6 +141,18 @@ func (m *Metrics) project(name string) string {
 		return name
 	}
 	return unknownLabel
+}
+
+// Collected counts a collection, which may have removed something before it
+// failed.
+func (m *Metrics) Collected(done Collected, err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	m.collections.WithLabelValues(result).Inc()
+	m.collectedBytes.Add(float64(done.Bytes))
+	m.collectPause.Set(float64(done.PauseMS) / 1000)
 }
 
 // Stage is an imgd.Observer.
