@@ -45,7 +45,7 @@ type Collected struct {
 // what names another goes before that. One runs at a time; it has to end before
 // Close. It answers what it has removed also with an error.
 //
-// It does not use storage.MarkAndSweep, see docs/decisions/0016.
+// It does not use storage.MarkAndSweep, see docs/decisions/0021.
 func (r *Registry) Collect(ctx context.Context, keep Keep) (Collected, error) {
 	r.collecting.Lock()
 	defer r.collecting.Unlock()
