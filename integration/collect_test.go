@@ -59,14 +59,19 @@ func (h hoard) registry() string { return filepath.Join(h.daemon.Data(), "regist
 // version builds an image of a few megabytes that no other has.
 func (h hoard) version(tag string) (root string) {
 	h.Helper()
+	h.change("make " + tag)
+	h.must(h.repo.Tag(h.Context(), tag, "main"))
+	h.build(tag)
+	return h.tags()[tag]
+}
+
+func (h hoard) change(message string) {
+	h.Helper()
 	bytes := make([]byte, 3<<20)
 	for i := range bytes {
 		bytes[i] = byte('!' + rand.IntN(90))
 	}
-	h.commit("make "+tag, map[string]string{"data": string(bytes)})
-	h.must(h.repo.Tag(h.Context(), tag, "main"))
-	h.build(tag)
-	return h.tags()[tag]
+	h.commit(message, map[string]string{"data": string(bytes)})
 }
 
 // forget removes all tags that name root.
@@ -172,7 +177,7 @@ func TestCollectWhileBuilding(t *testing.T) {
 		h.imgctl("usage", "--collect")
 		select {
 		case <-built:
-				building = false
+			building = false
 		default:
 		}
 	}
@@ -188,6 +193,24 @@ func TestCollectWhileBuilding(t *testing.T) {
 		t.Errorf("imgctl usage says %d bytes, du %d", told, disk)
 	}
 	h.published(5)
+}
+
+// TestCollectKeepsForRollback: what a tag named before can be named again, though no tag names it.
+func TestCollectKeepsForRollback(t *testing.T) {
+	t.Parallel()
+	h, _ := newHoard(t)
+	h.build("main")
+	before := h.tags()["main"]
+	h.change("go on")
+	h.build("main")
+	h.forget(before)
+	h.age()
+	h.imgctl("usage", "--collect")
+	h.imgctl("rollback", image+":main")
+	if now := h.tags()["main"]; now != before {
+		t.Errorf("main is %s, want %s again", now, before)
+	}
+	h.pullAll()
 }
 
 // litter puts n blobs into the registry that nothing names, each of its own digest.
@@ -239,16 +262,16 @@ func TestKilledWhileCollecting(t *testing.T) {
 	h.pullAll()
 }
 
-// killCollecting has the daemon collect, kills it once something is gone, and answers how much is left.
+// killCollecting has the daemon collect, kills it in the middle, and answers how much is left.
 func (h hoard) killCollecting(dirs []string) int {
 	h.Helper()
-	before := left(dirs)
+	until := left(dirs) - 1 - rand.IntN(len(dirs)/4)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := h.daemon.Imgctl(h.Context(), "usage", "--collect")
 		ended <- err
 	}()
-	for left(dirs) == before {
+	for left(dirs) > until {
 		select {
 		case err := <-ended:
 			h.Fatalf("it has ended before it was killed: %v", err)

@@ -68,7 +68,7 @@ func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
 	d.metrics.Collected(done, err)
 	if err == nil {
 		d.log.Info("collected what nothing needs any more", "manifests", done.Manifests, "blobs", done.Blobs, "uploads", done.Uploads,
-			"logs", done.Logs, "bytes", done.Bytes, "longestPause", time.Duration(done.PauseMS)*time.Millisecond, "took", time.Since(began))
+			"logs", done.Logs, "bytes", done.Bytes, "longestPause", time.Duration(done.PauseMS)*time.Millisecond, "paused", time.Duration(done.PausedMS)*time.Millisecond, "took", time.Since(began))
 	}
 	return done, err
 }

@@ -198,9 +198,9 @@ func (s *sweeping) removeManifest(at linked) error {
 		return s.keep(at.digest)
 	}
 	s.done.Manifests++
-	errs := []error{os.RemoveAll(at.dir)}
+	errs := []error{removeBoth(at.dir, "link")}
 	for _, dir := range s.history[at.digest] {
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, removeBoth(dir, "link"))
 	}
 	delete(s.history, at.digest)
 	return errors.Join(errs...)
@@ -211,7 +211,7 @@ func (s *sweeping) removeLayer(at linked) error {
 		s.young[at.digest] = true
 		return nil
 	}
-	return os.RemoveAll(at.dir)
+	return removeBoth(at.dir, "link")
 }
 
 func (s *sweeping) removeBlob(at linked) error {
@@ -225,7 +225,16 @@ func (s *sweeping) removeBlob(at linked) error {
 	}
 	s.done.Blobs++
 	s.done.Bytes += info.Size()
-	return os.RemoveAll(at.dir)
+	return removeBoth(at.dir, "data")
+}
+
+// removeBoth removes a directory and the file in it. It asks a third of
+// os.RemoveAll of the disk, which others wait for.
+func removeBoth(dir, file string) error {
+	if os.Remove(filepath.Join(dir, file)) == nil && os.Remove(dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(dir) // there was more, or less, in it
 }
 
 // removeUpload removes an upload into which nothing was written lately.
