@@ -136,7 +136,8 @@ func (s *sweeping) unmarked() []linked {
 	return order
 }
 
-// run does the tasks, with the gate shut for maxPause at a time.
+// run does the tasks, with the gate shut for maxPause at a time, and then open
+// for as long.
 func (s *sweeping) run(ctx context.Context) error {
 	for len(s.tasks) > 0 {
 		if err := s.gate.shut(ctx); err != nil {
@@ -149,6 +150,10 @@ func (s *sweeping) run(ctx context.Context) error {
 		s.done.Pause, s.done.Paused = max(s.done.Pause, pause), s.done.Paused+pause
 		if err != nil {
 			return err
+		}
+		select { // as long for others
+		case <-time.After(pause):
+		case <-ctx.Done():
 		}
 	}
 	return nil
