@@ -20,6 +20,9 @@ const endedPoll = 200 * time.Millisecond
 
 var requestID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
+// logSuffix ends the name of a build log.
+const logSuffix = ".jsonl"
+
 // logs are the build logs of one directory: <request>.jsonl, of the newest
 // attempt, in the form of `buildctl --progress=rawjson`.
 type logs struct {
@@ -36,7 +39,7 @@ func (l *logs) path(request string) (string, error) {
 	if !requestID.MatchString(request) {
 		return "", fmt.Errorf("request ID %.64q: want 32 hex digits: %w", request, imgd.ErrInvalid)
 	}
-	return filepath.Join(l.dir, request+".jsonl"), nil
+	return filepath.Join(l.dir, request+logSuffix), nil
 }
 
 // buildLog is the log of an attempt that runs.

@@ -286,6 +286,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"listReleases", "GET", "/v1/releases?open=1", "", 200, ""}, {"listReleases", "GET", "/v1/releases", "", 400, ""},
 		{"getEvents", "GET", "/v1/events?follow=0", "", 200, ""}, {"getEvents", "GET", "/v1/events?what=none", "", 400, ""},
 		{"listProjects", "GET", "/v1/projects", "", 200, ""}, {"check", "POST", "/v1/check", "", 200, ""}, {"reload", "POST", "/v1/reload", "", 200, ""},
+		{"getUsage", "GET", "/v1/usage", "", 200, ""}, {"collect", "POST", "/v1/collect", "", 200, ""},
 		{"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 201, ""}, {"publishTag", "POST", "/v1/images/tools/lint/tags/v1.0.0", pushed, 200, ""},
 		{"publishTag", "POST", "/v1/images/tools/lint/tags/v2.0.0", pushed, 404, ""}, {"publishTag", "POST", tag, pushed, 409, ""},
 		{"publishTag", "POST", lint + "v1.1.0", `{"digest":"` + second + source, 201, ""},

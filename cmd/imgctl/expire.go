@@ -82,19 +82,6 @@ func freed(done imgd.Expiry) string {
 	return text
 }
 
-// size is a number of bytes as people read it.
-func size(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
-	value := float64(n)
-	for i, unit := range units {
-		if value < 1000 || i == len(units)-1 {
-			return strings.TrimSuffix(fmt.Sprintf("%.1f", value), ".0") + " " + unit
-		}
-		value /= 1000
-	}
-	panic("unreachable: the last unit takes any size")
-}
-
 // expireEnd is how the command ends for what was done.
 func expireEnd(done imgd.Expiry) error {
 	failed := done.Count(imgd.ExpireRefused) + done.Count(imgd.ExpireLeft)

@@ -69,7 +69,7 @@ the first that is given decides. A data directory names the address in endpoints
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
 	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
 		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.watchCommand(), a.publishCommand(),
-		a.historyCommand(), a.rollbackCommand(), a.tagCommand(), a.untagCommand(), a.expireCommand(), a.explainCommand(), a.checkCommand(), a.reloadCommand(), a.versionCommand(),
+		a.historyCommand(), a.rollbackCommand(), a.tagCommand(), a.untagCommand(), a.expireCommand(), a.explainCommand(), a.checkCommand(), a.usageCommand(), a.reloadCommand(), a.versionCommand(),
 		a.completionCommand(), shared.ManCommand("imgctl", version))
 	return root
 }

@@ -82,6 +82,13 @@ func newWorld(dir string) (*world, error) {
 			Index: w.index, Lookup: w.index, Now: func() time.Time { return epoch.Add(8 * 24 * time.Hour) }}},
 		Explainer: &imgd.Explainer{Pipeline: &imgd.Pipeline{Projects: projects, Git: commits{w}, Lookup: w.index}, Index: w.index, Builder: planner{}},
 		Index:     watchedIndex{w.index, w}, Registry: w, Git: w, Queue: w, Statuses: w, Commands: w, Letters: w, Logs: w, Events: w, Drifts: w, Probes: w.allProbes,
+		Usage: func(context.Context) []httpapi.Used {
+			return []httpapi.Used{{Part: "index", Path: "/data/index", Bytes: 512, Free: 2 << 40}, {Part: "registry", Path: "/data/registry", Bytes: 3 << 29, Free: 2 << 40},
+				{Part: "buildkit", Path: "/data/buildkit", Free: 2 << 40, Error: "buildkitd is away"}}
+		},
+		Collect: func(context.Context) (httpapi.Collected, error) {
+			return httpapi.Collected{Manifests: 2, Blobs: 7, Uploads: 1, Logs: 3, Bytes: 12 << 20, PauseMS: 50}, nil
+		},
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
 	})
 	strange := httpapi.New(httpapi.Config{}) // off loopback

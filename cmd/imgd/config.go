@@ -49,6 +49,10 @@ type BuildConfig struct {
 	Timeout time.Duration `yaml:"timeout" reload:"now"`
 	// How long running builds may go on after SIGTERM; then they are given back to the queue.
 	Grace time.Duration `yaml:"grace"`
+	// Build logs older than so many days are removed; 0 keeps them.
+	LogDays int `yaml:"logDays" min:"0" reload:"now"`
+	// And the oldest of them when they are larger together, in MiB; 0 for no limit. That of a request that has not ended stays.
+	LogMB int `yaml:"logMB" min:"0" reload:"now"`
 }
 
 // QueueConfig is about IMGD_REQUESTS.
@@ -83,6 +87,10 @@ type RegistryConfig struct {
 	DockerConfig string `yaml:"dockerConfig" unset:"$DOCKER_CONFIG, else ~/.docker"`
 	// host:port where the one in process listens. Its address is part of the repositories' names, so keep it.
 	Listen string `yaml:"listen"`
+	// How often the one in process is freed of what nothing needs any more, and old build logs are removed; 0 never does.
+	CollectEvery time.Duration `yaml:"collectEvery"`
+	// How long the one in process keeps a manifest that no tag and not the index names, from when it was last pushed, read by digest or tagged, and a blob that no manifest names. It must exceed the time from a push to its tag.
+	KeepUntagged time.Duration `yaml:"keepUntagged" reload:"now"`
 }
 
 // BuildKitConfig names buildkitd.
@@ -93,6 +101,8 @@ type BuildKitConfig struct {
 	RegistryAddress string `yaml:"registryAddress"`
 	// The buildkitd to run as a child.
 	Binary string `yaml:"binary" unset:"beside imgd, then in PATH"`
+	// How large the child's cache may become, in MiB; 0: 60% of its disk. Below 10% free it shrinks in any case.
+	CacheMB int `yaml:"cacheMB" min:"0"`
 }
 
 // IndexConfig chooses the index's engine.
@@ -236,10 +246,10 @@ func defaultConfig() Config {
 	return Config{
 		Data:     "/var/lib/imgd",
 		Listen:   "127.0.0.1:7070",
-		Build:    BuildConfig{Slots: 2, Timeout: 30 * time.Minute, Grace: 2 * time.Minute},
+		Build:    BuildConfig{Slots: 2, Timeout: 30 * time.Minute, Grace: 2 * time.Minute, LogDays: 30, LogMB: 1024},
 		Queue:    QueueConfig{Lease: 30 * time.Second, RetryFor: 6 * time.Hour, Tries: 5},
 		NATS:     NATSConfig{Listen: "127.0.0.1:4222"},
-		Registry: RegistryConfig{Listen: "127.0.0.1:5000"},
+		Registry: RegistryConfig{Listen: "127.0.0.1:5000", CollectEvery: 24 * time.Hour, KeepUntagged: 24 * time.Hour},
 		Index:    IndexConfig{Engine: "file"},
 		Disk:     DiskConfig{MinFreeMB: 512},
 		Expire:   ExpireConfig{Every: time.Hour, MaxShare: 20},

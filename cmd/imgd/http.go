@@ -22,6 +22,7 @@ func (d *daemon) api(ctx context.Context) *httpapi.API {
 		Explainer: &imgd.Explainer{Pipeline: d.pipeline, Index: d.index, Builder: d.builder},
 		Expirer:   d.expirer(),
 		Logs:      d.builder, Events: eventStream{d.bus}, Hooks: &d.live.hooks, Reload: d.reload,
+		Usage: d.usage, Collect: d.collect,
 		Checks: d.checks(ctx), Gauges: d.gauges(), Metrics: d.metrics, Traces: d.tracing.provider, Probes: d.probes,
 		Version: httpapi.Version{Version: currentVersion()},
 		Local:   isLoopback(d.cfg.Listen), AllowAnonymous: d.cfg.AllowAnonymous, Log: d.log,

@@ -224,6 +224,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return d.expire(work) })
 	group.Go(func() error { return d.closePulls(work) })
 	group.Go(func() error { return d.hangups(work) })
+	group.Go(func() error { d.collectOften(work); return nil })
 	group.Go(func() error { d.notify.live(work, d.warn); return nil })
 	for _, failed := range append(d.stack.failed, d.index.Failed()) {
 		group.Go(func() error {

@@ -50,7 +50,8 @@ type stack struct {
 	failed []<-chan error // of its own parts: what ended one that should run
 	closes []func() error
 
-	restarts func() uint64 // of its own buildkitd; nil: it has none
+	restarts func() uint64      // of its own buildkitd; nil: it has none
+	registry *embedded.Registry // nil: it has none of its own
 }
 
 // startStack locks the data directory and starts the parts.
@@ -132,7 +133,7 @@ func (s *stack) startRegistry(ctx context.Context, cfg Config, log *slog.Logger)
 	if err != nil {
 		return fmt.Errorf("%w (registry.listen names another port, registry.address another registry)", err)
 	}
-	s.Registry = r.Address()
+	s.Registry, s.registry = r.Address(), r
 	s.failed = append(s.failed, r.Failed())
 	s.closes = append(s.closes, bounded(r.Close))
 	return nil
@@ -148,7 +149,7 @@ func (s *stack) startBuildkitd(ctx context.Context, cfg Config, log *slog.Logger
 	}
 	config := embedded.BuildkitdConfig{
 		Binary: binary, Dir: filepath.Join(cfg.Data, "buildkit"), Log: log, Probe: builder.Probe,
-		Mirrors: map[string][]string{"docker.io": {s.Registry}}, GitCAFile: s.gitCertificates,
+		Mirrors: map[string][]string{"docker.io": {s.Registry}}, GitCAFile: s.gitCertificates, CacheMB: cfg.BuildKit.CacheMB,
 	}
 	if cfg.Registry.CAFile != "" {
 		config.CAFile, config.TLSRegistries = cfg.Registry.CAFile, cfg.tlsRegistries()

@@ -46,6 +46,7 @@ type BuildkitdConfig struct {
 	TLSRegistries  []string                                     // registries spoken to with TLS, on loopback too, that CAFile may sign for
 	CAFile         string                                       // PEM, beside the system's certificates; absolute
 	GitCAFile      string                                       // PEM, instead of the system's certificates, for git over https; absolute
+	CacheMB        int                                          // MiB that its cache may have; 0: 60% of the disk
 	Probe          func(ctx context.Context, addr string) error // nil error: takes builds
 	Watch          time.Duration                                // how often Probe is asked, each with so much time; default 10s
 	Log            *slog.Logger

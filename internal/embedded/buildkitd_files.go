@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -47,22 +49,33 @@ const buildkitdTOML = `insecure-entitlements = []
   enabled = true
   networkMode = "host"
   gc = true
-%s
+%[1]s
   [[worker.oci.gcpolicy]]
     filters = ["type==source.local", "type==source.git.checkout"]
     keepDuration = "48h"
     maxUsedSpace = "512MB"
   [[worker.oci.gcpolicy]]
     keepDuration = "1440h"
-    reservedSpace = "10GB"
-    maxUsedSpace = "60%%"
-    minFreeSpace = "10%%"
-  [[worker.oci.gcpolicy]]
+%[2]s  [[worker.oci.gcpolicy]]
     all = true
-    reservedSpace = "10GB"
-    maxUsedSpace = "60%%"
-    minFreeSpace = "10%%"
-`
+%[2]s`
+
+// reserved is the part of the cache that buildkitd keeps however full the disk
+// is. More than a tenth of the disk would leave small ones without a bound.
+const reserved = 10 << 30
+
+// bounds are those of the cache. It may have cacheMB MiB, or 60% of the disk.
+func bounds(dir string, cacheMB int) (string, error) {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return "", fmt.Errorf("ask for the size of the disk: %w", err)
+	}
+	most, kept := "60%", min(reserved>>20, int(disk.Blocks*uint64(disk.Bsize)>>20)/10)
+	if cacheMB > 0 {
+		most, kept = fmt.Sprintf("%dMB", cacheMB), min(kept, cacheMB)
+	}
+	return fmt.Sprintf("    reservedSpace = \"%dMB\"\n    maxUsedSpace = %q\n    minFreeSpace = \"10%%\"\n", kept, most), nil
+}
 
 // writeFiles writes buildkitd's configuration and the runc it is to use: runc
 // with a state directory of its own. By default it would share /run/runc with
@@ -73,7 +86,11 @@ func (s site) writeFiles(cfg BuildkitdConfig) error {
 		return err
 	}
 	worker := fmt.Sprintf("  binary = %q\n  defaultCgroupParent = %q\n", s.wrapper(), s.name)
-	text := fmt.Sprintf(buildkitdTOML, worker) + registries +
+	bounds, err := bounds(s.dir, cfg.CacheMB)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf(buildkitdTOML, worker, bounds) + registries +
 		fmt.Sprintf("\n[otel]\n  socketPath = %q\n", s.run()+"/otel.sock")
 	if err := os.WriteFile(s.config(), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write config: %w", err)

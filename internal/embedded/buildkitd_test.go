@@ -349,3 +349,26 @@ func TestBuildkitdDiesWithItsKilledParent(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBuildkitdBoundsItsCache: what is asked for holds, also where it is less
+// than what buildkitd would keep however full the disk is.
+func TestBuildkitdBoundsItsCache(t *testing.T) {
+	needBuildkit(t)
+	for most, want := range map[int]string{0: `maxUsedSpace = "60%"`, 100: `maxUsedSpace = "100MB"`} {
+		dir := t.TempDir()
+		cfg := config(dir, quiet())
+		cfg.CacheMB = most
+		b, err := embedded.StartBuildkitd(within(t), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeBuildkitd(t, b)
+		text, err := os.ReadFile(filepath.Join(dir, "buildkitd.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Count(string(text), want) != 2 || most > 0 && strings.Count(string(text), `reservedSpace = "100MB"`) != 2 {
+			t.Errorf("of %d MiB: got %s, want %s twice", most, text, want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -48,6 +49,9 @@ type Registry struct {
 	address string
 	failed  chan error
 	running sync.WaitGroup
+
+	gate       *gate
+	collecting sync.Mutex // one Collect at a time
 }
 
 // StartRegistry starts the registry; when it returns, clients can connect. ctx
@@ -70,8 +74,9 @@ func StartRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
 	}
 	r := &Registry{app: app, cancel: cancel, lock: lock, failed: make(chan error, 1)}
 	r.address = reachable(listener.Addr())
+	r.gate = &gate{next: app, layout: layout(filepath.Join(cfg.Dir, "docker", "registry", "v2"))}
 	r.server = &http.Server{
-		Handler: app, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
+		Handler: r.gate, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	r.running.Go(func() { r.serve(listener) })

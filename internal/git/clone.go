@@ -35,6 +35,8 @@ const (
 	// maxTimes is how many commits' times are kept at hand. What is asked for is
 	// what was pushed just now.
 	maxTimes = 256
+	// cloneSuffix ends the name of a clone's directory; before it is the project's.
+	cloneSuffix = ".git"
 	// tmpPrefix starts the names of clones in the making and in the unmaking.
 	tmpPrefix = ".tmp-"
 )
@@ -84,7 +86,7 @@ func newClone(name string, c Config) (*clone, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &clone{name: name, root: c.Dir, dir: filepath.Join(c.Dir, name+".git"),
+	return &clone{name: name, root: c.Dir, dir: filepath.Join(c.Dir, name+cloneSuffix),
 		log: log.With("project", name), busy: make(chan struct{}, 1), pulls: map[string]uint64{}}, nil
 }
 

@@ -83,7 +83,8 @@ type Repos struct {
 var errNoCommit = errors.New("names no commit")
 
 // New checks the projects' URLs and makes Dir ready. It clears away what a
-// killed git has left there, and contacts nobody.
+// killed git has left there, and the clones of projects that are not configured
+// any more, and contacts nobody.
 func New(c Config) (*Repos, error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("find git: %w", err)
@@ -108,7 +109,23 @@ func New(c Config) (*Repos, error) {
 			return nil, err
 		}
 	}
+	if err := r.forget(); err != nil {
+		return nil, fmt.Errorf("remove clones of projects that are gone: %w", err)
+	}
 	return r, nil
+}
+
+// forget removes the clones of projects that are not configured any more. One
+// that comes back is cloned again.
+func (r *Repos) forget() error {
+	dirs, err := filepath.Glob(filepath.Join(r.config.Dir, "*"+cloneSuffix))
+	for _, dir := range dirs {
+		name := strings.TrimSuffix(filepath.Base(dir), cloneSuffix)
+		if _, ok := r.config.Projects.Get(name); !ok && err == nil {
+			err = os.RemoveAll(dir)
+		}
+	}
+	return err
 }
 
 // SetRules holds for what begins from now on.

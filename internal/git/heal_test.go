@@ -265,3 +265,24 @@ func TestHelperThatOutlivesGit(t *testing.T) {
 		t.Errorf("got %+v, want %s", got, head)
 	}
 }
+
+// The clones of projects that are gone go too; what is no clone stays.
+func TestNewForgetsProjects(t *testing.T) {
+	o := newOrigin(t)
+	want := o.push("main")
+	c := o.config(t.TempDir())
+	resolve(t, open(t, c), "refs/heads/main", want)
+	gone, other := filepath.Join(c.Dir, "gone.git"), filepath.Join(c.Dir, "notes")
+	write(t, filepath.Join(gone, "objects/pack/x.pack"), "")
+	write(t, other, "")
+	for range 2 {
+		r := open(t, c)
+		if _, err := os.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the clone of a project that is gone: got %v", err)
+		}
+		if _, err := os.Stat(other); err != nil {
+			t.Error(err)
+		}
+		resolve(t, r, "refs/heads/main", want)
+	}
+}

@@ -30,6 +30,9 @@ type Metrics struct {
 	requestTime    *prometheus.HistogramVec
 	expired        *prometheus.CounterVec
 	heldBack       prometheus.Gauge
+	collections    *prometheus.CounterVec
+	collectedBytes prometheus.Counter
+	collectPause   prometheus.Gauge
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -67,6 +70,9 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		expired:     counters("expired_tags_total", "Tags whose time was over: gone, refused by the registry (each time they are met), or left to the next try.", "state"),
 		heldBack: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "expire_held_images",
 			Help: "Images of which the last clean-up removed nothing, as more of their tags than expire.maxShare would have gone at once."}),
+		collections:    counters("collections_total", "Collections of what nothing needs any more in the registry and among the build logs, by how they ended.", "result"),
+		collectedBytes: prometheus.NewCounter(counter("collected_bytes_total", "Bytes that collections have removed.")),
+		collectPause:   prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_pause_seconds", Help: "The longest that the last collection kept pushes to the registry waiting."}),
 	}
 	m.begin()
 	return m
@@ -104,6 +110,9 @@ func (m *Metrics) begin() {
 	for _, state := range []imgd.ExpireState{imgd.ExpireGone, imgd.ExpireRefused, imgd.ExpireLeft} {
 		m.expired.WithLabelValues(string(state))
 	}
+	for _, result := range []string{"ok", "failed"} {
+		m.collections.WithLabelValues(result)
+	}
 	m.Configured(unknownLabel)
 }
 
@@ -131,7 +140,8 @@ func (m *Metrics) Listening(forges ...string) {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime, m.expired, m.heldBack}
+	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime,
+		m.expired, m.heldBack, m.collections, m.collectedBytes, m.collectPause}
 }
 
 func (m *Metrics) project(name string) string {
@@ -139,6 +149,18 @@ func (m *Metrics) project(name string) string {
 		return name
 	}
 	return unknownLabel
+}
+
+// Collected counts a collection, which may have removed something before it
+// failed.
+func (m *Metrics) Collected(done Collected, err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	m.collections.WithLabelValues(result).Inc()
+	m.collectedBytes.Add(float64(done.Bytes))
+	m.collectPause.Set(float64(done.PauseMS) / 1000)
 }
 
 // Stage is an imgd.Observer.

@@ -183,7 +183,13 @@ type Config struct {
 	Hooks http.Handler
 	// Reload reads the config anew. Its error says all that is wrong with it, and
 	// nothing has changed then. nil: the config cannot be reloaded.
-	Reload  func(ctx context.Context) (Reloaded, error)
+	Reload func(ctx context.Context) (Reloaded, error)
+	// Usage measures what the daemon keeps, a part each, as far as ctx lets it.
+	// nil: nobody does.
+	Usage func(ctx context.Context) []Used
+	// Collect removes what nothing needs any more. It ends with ctx, and may be
+	// repeated. nil: there is nothing to collect.
+	Collect func(ctx context.Context) (Collected, error)
 	Checks  []Check        // of /readyz, and imgd_up of /metrics
 	Gauges  Gauges         // of /metrics
 	Metrics *Metrics       // what it counts; default: of HTTP requests only

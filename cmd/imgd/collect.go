@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgd/imgd/builder"
+	"github.com/imgd/imgd/internal/embedded"
+	"github.com/imgd/imgd/internal/httpapi"
+)
+
+const (
+	// collectSoon is when the first collection is, unless it is to be sooner: a
+	// daemon that is started every day collects too.
+	collectSoon = 10 * time.Minute
+	// collectTime bounds one that nobody waits for. The next goes on.
+	collectTime = time.Hour
+)
+
+// collectOften collects every registry.collectEvery.
+func (d *daemon) collectOften(ctx context.Context) {
+	every := d.cfg.Registry.CollectEvery
+	if every == 0 {
+		return
+	}
+	next := time.NewTimer(min(every, collectSoon))
+	defer next.Stop()
+	for {
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return
+		}
+		bound, cancel := context.WithTimeout(ctx, collectTime)
+		if _, err := d.collect(bound); err != nil && ctx.Err() == nil {
+			d.log.Error("collect what nothing needs any more", "error", err)
+		}
+		cancel()
+		next.Reset(every)
+	}
+}
+
+// collect removes from the own registry what neither a tag nor the index needs,
+// and old build logs. It is safe to interrupt and to repeat: an image that is
+// being pushed is young, and one that was built and is not in the index yet is
+// built again if it is lost. With an index that is behind its events, or while
+// NATS is away, nothing is removed.
+func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
+	if err := d.bus.Fits(ctx); err != nil {
+		return httpapi.Collected{}, fmt.Errorf("the index may lack what is to stay: %w", err)
+	}
+	began, cfg := time.Now(), d.live.config.Load()
+	var done httpapi.Collected
+	var errs []error
+	if d.stack.registry != nil {
+		swept, err := d.stack.registry.Collect(ctx, embedded.Keep{For: cfg.Registry.KeepUntagged, Named: d.named})
+		errs = append(errs, err)
+		done = httpapi.Collected{Manifests: swept.Manifests, Blobs: swept.Blobs, Uploads: swept.Uploads, Bytes: swept.Bytes,
+			PauseMS: swept.Pause.Milliseconds(), PausedMS: swept.Paused.Milliseconds()}
+	}
+	logs, bytes, err := d.builder.DropLogs(ctx, d.logBounds(ctx, cfg.Build))
+	done.Logs, done.Bytes = logs, done.Bytes+bytes
+	err = errors.Join(append(errs, err)...)
+	d.metrics.Collected(done, err)
+	if err == nil {
+		d.log.Info("collected what nothing needs any more", "manifests", done.Manifests, "blobs", done.Blobs, "uploads", done.Uploads,
+			"logs", done.Logs, "bytes", done.Bytes, "longestPause", time.Duration(done.PauseMS)*time.Millisecond, "paused", time.Duration(done.PausedMS)*time.Millisecond, "took", time.Since(began))
+	}
+	return done, err
+}
+
+// named are the roots that the index needs, whether or not a tag names them in
+// the registry: of the records, of what their tags named before, for a rollback,
+// and of open releases.
+func (d *daemon) named() []digest.Digest {
+	var roots []digest.Digest
+	for _, rel := range d.index.Open() {
+		roots = append(roots, rel.Root.Digest)
+		for _, platform := range rel.Platforms {
+			roots = append(roots, platform.Digest)
+		}
+	}
+	records, _ := d.index.Records()
+	for _, rec := range records {
+		roots = append(roots, rec.Root(), rec.Digest)
+		if rec.Previous != "" {
+			roots = append(roots, rec.Previous)
+		}
+	}
+	return roots
+}
+
+// logBounds are those of the config. Of a request whose state is not to be had
+// the log stays; one whose state has expired ended long ago.
+func (d *daemon) logBounds(ctx context.Context, cfg BuildConfig) builder.LogBounds {
+	bounds := builder.LogBounds{Bytes: int64(cfg.LogMB) * mib, Ended: func(request string) bool {
+		st, found, err := d.bus.Status(ctx, request)
+		return err == nil && (!found || st.State.Final())
+	}}
+	if cfg.LogDays > 0 {
+		bounds.Since = time.Now().AddDate(0, 0, -cfg.LogDays)
+	}
+	return bounds
+}

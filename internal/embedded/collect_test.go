@@ -1,0 +1,447 @@
+package embedded_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgd/imgd/internal/embedded"
+)
+
+const indexType = "application/vnd.oci.image.index.v1+json"
+
+// A shelf is a registry with what is pushed to it.
+type shelf struct {
+	*embedded.Registry
+	t   *testing.T
+	dir string
+}
+
+func newShelf(t *testing.T) *shelf {
+	dir := t.TempDir()
+	return &shelf{Registry: startRegistry(t, dir, quiet()), t: t, dir: dir}
+}
+
+func (s *shelf) base(name string) string { return "http://" + s.Address() + "/v2/" + name }
+
+// layer pushes a blob of that many bytes and answers its digest.
+func (s *shelf) layer(name, text string, size int) string {
+	s.t.Helper()
+	blob := bytes.Repeat([]byte(text), size/len(text)+1)
+	header, _ := call(s.t, "POST", s.base(name)+"/blobs/uploads/", nil, http.StatusAccepted)
+	call(s.t, "PUT", header.Get("Location")+"&digest="+digestOf(blob), blob, http.StatusCreated)
+	return digestOf(blob)
+}
+
+// image pushes a manifest of the layers under the tag, or by digest without one.
+func (s *shelf) image(name, tag string, layers ...string) string {
+	s.t.Helper()
+	var list []string
+	for _, layer := range layers {
+		list = append(list, fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":1}`, layer))
+	}
+	config := s.layer(name, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`, 1)
+	return s.manifest(name, tag, manifestType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":1},"layers":[%s]}`,
+		manifestType, config, strings.Join(list, ",")))
+}
+
+// index pushes an image index of the manifests.
+func (s *shelf) index(name, tag string, manifests ...string) string {
+	s.t.Helper()
+	var list []string
+	for _, m := range manifests {
+		list = append(list, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, manifestType, m))
+	}
+	return s.manifest(name, tag, indexType, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, indexType, strings.Join(list, ",")))
+}
+
+func (s *shelf) manifest(name, tag, mediaType, text string) string {
+	s.t.Helper()
+	d := digestOf([]byte(text))
+	if tag == "" {
+		tag = d
+	}
+	s.do("PUT", s.base(name)+"/manifests/"+tag, mediaType, text, http.StatusCreated)
+	return d
+}
+
+func (s *shelf) do(method, url, mediaType, body string, status int) []byte {
+	s.t.Helper()
+	if got, text := s.ask(method, url, mediaType, body); got != status {
+		s.t.Fatalf("%s %s: got %d, want %d\n%s", method, url, got, status, text)
+	} else {
+		return text
+	}
+	return nil
+}
+
+func (s *shelf) ask(method, url, mediaType, body string) (int, []byte) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(within(s.t), method, url, strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", mediaType)
+	req.Header.Set("Accept", manifestType+", "+indexType)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var text bytes.Buffer
+	if _, err := text.ReadFrom(resp.Body); err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, text.Bytes()
+}
+
+func (s *shelf) untag(name, tag string) {
+	s.t.Helper()
+	s.do("DELETE", s.base(name)+"/manifests/"+tag, "", "", http.StatusAccepted)
+}
+
+// age makes all that there is two days old.
+func (s *shelf) age() {
+	s.t.Helper()
+	then := time.Now().Add(-48 * time.Hour)
+	err := filepath.WalkDir(s.dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chtimes(path, then, then))
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *shelf) collect(named ...string) embedded.Collected {
+	s.t.Helper()
+	done, err := s.Collect(within(s.t), keeping(named...))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return done
+}
+
+func keeping(named ...string) embedded.Keep {
+	var roots []digest.Digest
+	for _, name := range named {
+		roots = append(roots, digest.Digest(name))
+	}
+	return embedded.Keep{For: 24 * time.Hour, Named: func() []digest.Digest { return roots }}
+}
+
+// used is what du says.
+func (s *shelf) used() (bytes int64) {
+	s.t.Helper()
+	err := filepath.WalkDir(s.dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		bytes += info.Size()
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return bytes
+}
+
+// whole checks that the image or index is served with all that it names.
+func (s *shelf) whole(name, reference string, blobs ...string) {
+	s.t.Helper()
+	s.do("GET", s.base(name)+"/manifests/"+reference, "", "", http.StatusOK)
+	for _, blob := range blobs {
+		if text := s.do("GET", s.base(name)+"/blobs/"+blob, "", "", http.StatusOK); digestOf(text) != blob {
+			s.t.Errorf("blob %s of %s:%s has other bytes", blob, name, reference)
+		}
+	}
+}
+
+func (s *shelf) gone(name string, manifests []string, blobs ...string) {
+	s.t.Helper()
+	for _, m := range manifests {
+		s.do("GET", s.base(name)+"/manifests/"+m, "", "", http.StatusNotFound)
+	}
+	for _, blob := range blobs {
+		s.do("GET", s.base(name)+"/blobs/"+blob, "", "", http.StatusNotFound)
+	}
+}
+
+func TestCollectFreesWhatNoTagNeeds(t *testing.T) {
+	s := newShelf(t)
+	shared, only, other := s.layer("demo/app", "shared", 1<<20), s.layer("demo/app", "only", 8<<20), s.layer("demo/app", "other", 1<<20)
+	s.image("demo/app", "v1", shared, other)
+	m2 := s.image("demo/app", "v2", shared, only)
+	loose := s.layer("demo/app", "never named", 2<<20)
+	s.untag("demo/app", "v2")
+	s.age()
+	before := s.used()
+	done := s.collect()
+	if freed := before - s.used(); freed < 10<<20 || done.Bytes < 10<<20 || done.Manifests != 1 || done.Blobs != 3 {
+		t.Errorf("freed %d bytes, and was told %+v; want one manifest, 3 blobs and 10 MiB", freed, done)
+	}
+	s.whole("demo/app", "v1", shared, other)
+	s.gone("demo/app", []string{m2}, only, loose)
+	if again := s.collect(); again.Manifests+again.Blobs != 0 {
+		t.Errorf("again it removed %+v", again)
+	}
+	s.layer("demo/app", "only", 8<<20) // and can be pushed again
+	s.image("demo/app", "v2", shared, only)
+	s.whole("demo/app", "v2", shared, only)
+}
+
+func TestCollectKeeps(t *testing.T) {
+	s := newShelf(t)
+	lay := func(text string) string { return s.layer("demo/app", text, 1000) }
+	untagged := func(text string) (string, string) { l := lay(text); return s.image("demo/app", "", l), l }
+	named, namedLayer := untagged("named")
+	read, readLayer := untagged("read by digest")
+	left, leftLayer := lay("left"), ""
+	left, leftLayer = s.image("demo/app", "left", left), left
+	child, childLayer := untagged("child")
+	s.index("demo/app", "multi", child)
+	headed := lay("found there by a push")
+	signature, signatureLayer := untagged("signature")
+	s.index("demo/app", "sha256-"+strings.TrimPrefix(child, "sha256:"), signature)
+	dead, deadLayer := untagged("dead")
+	deadSignature, deadSignatureLayer := untagged("signature of the dead")
+	s.index("demo/app", "sha256-"+strings.TrimPrefix(dead, "sha256:"), deadSignature)
+	upload, _ := call(t, "POST", s.base("demo/app")+"/blobs/uploads/", nil, http.StatusAccepted)
+	stale, _ := call(t, "POST", s.base("demo/app")+"/blobs/uploads/", nil, http.StatusAccepted)
+	call(t, "PATCH", stale.Get("Location"), []byte("given up"), http.StatusAccepted)
+	s.age()
+
+	header, _ := call(t, "PATCH", upload.Get("Location"), []byte("half of "), http.StatusAccepted)
+	young, youngLayer := untagged("young")
+	loose := lay("pushed just now")
+	s.do("GET", s.base("demo/app")+"/manifests/"+read, "", "", http.StatusOK)
+	call(t, "HEAD", s.base("demo/app")+"/blobs/"+headed, nil, http.StatusOK)
+	s.untag("demo/app", "left")
+	done := s.collect(named)
+	if done.Uploads != 1 {
+		t.Errorf("removed %+v, want one upload", done)
+	}
+	for m, l := range map[string]string{named: namedLayer, read: readLayer, left: leftLayer, child: childLayer, signature: signatureLayer, young: youngLayer} {
+		s.whole("demo/app", m, l)
+	}
+	s.whole("demo/app", "multi", headed, loose)
+	s.gone("demo/app", []string{dead, deadSignature, "sha256-" + strings.TrimPrefix(dead, "sha256:")}, deadLayer, deadSignatureLayer)
+	call(t, "PUT", header.Get("Location")+"&digest="+digestOf([]byte("half of it")), []byte("it"), http.StatusCreated)
+}
+
+// TestCollectWhileOthersPush: what comes to be needed while it is marked what is
+// stays whole, though it looked dead when it was looked at.
+func TestCollectWhileOthersPush(t *testing.T) {
+	s := newShelf(t)
+	retagged, again, dead := s.layer("demo/app", "tagged again", 1000), s.layer("demo/app", "pushed again", 1000), s.layer("demo/app", "dead", 1000)
+	m, gone := s.image("demo/app", "", retagged), s.image("demo/app", "", dead)
+	child := s.image("demo/app", "", s.layer("demo/app", "child", 1000))
+	named := s.image("demo/app", "", s.layer("demo/app", "named", 1000))
+	s.age()
+	asked := 0
+	keep := embedded.Keep{For: 24 * time.Hour, Named: func() []digest.Digest {
+		if asked++; asked == 1 {
+			return nil
+		}
+		return []digest.Digest{digest.Digest(child)}
+	}}
+	marked := filepath.Join(s.dir, "docker/registry/v2/repositories/marked/_manifests/tags/x/current")
+	if err := os.MkdirAll(marked, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(marked, "link") // the marking waits here, for as long as others push
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := s.Collect(within(t), keep); ended <- err }()
+	file := openPipe(t, pipe)
+	s.image("demo/app", "back", retagged)
+	s.index("demo/app", "late", named)
+	call(t, "HEAD", s.base("demo/app")+"/blobs/"+again, nil, http.StatusOK)
+	other := s.layer("demo/app", "new", 1000)
+	if _, err := file.WriteString(digestOf([]byte("lost"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(file.Close(), <-ended); err != nil {
+		t.Fatal(err)
+	}
+	s.image("demo/app", "new", again, other)
+	s.whole("demo/app", m, retagged)
+	s.whole("demo/app", "new", again, other)
+	s.whole("demo/app", child)
+	s.whole("demo/app", named)
+	s.gone("demo/app", []string{gone}, dead)
+}
+
+// TestCollectInterrupted cuts collections of random registries anywhere,
+// against a model: what is tagged is whole, and what is not goes from above.
+func TestCollectInterrupted(t *testing.T) {
+	s := newShelf(t)
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	type image struct{ index, child, layer string }
+	tags := map[string]image{}
+	all := map[image]bool{}
+	for round := range 4 {
+		for i := range 6 {
+			layer := s.layer("demo/app", fmt.Sprint(round, i, " "), 10_000)
+			child := s.image("demo/app", "", layer)
+			tag := fmt.Sprint("t", random.IntN(4))
+			tags[tag] = image{s.index("demo/app", tag, child), child, layer}
+			all[tags[tag]] = true
+		}
+		s.age()
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(8000))*time.Microsecond)
+			_, err := s.Collect(ctx, keeping())
+			cancel()
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			for image := range all {
+				s.fromAbove(image.index, image.child, image.layer)
+			}
+			for tag, image := range tags {
+				s.whole("demo/app", tag, image.layer)
+				s.whole("demo/app", image.child)
+			}
+			s.age() // to have read is to use
+		}
+	}
+	s.collect()
+	for _, image := range tags {
+		s.whole("demo/app", image.index, image.layer)
+		delete(all, image)
+	}
+	for image := range all {
+		s.gone("demo/app", []string{image.index, image.child}, image.layer)
+	}
+}
+
+// fromAbove checks that what is served has all that it names.
+func (s *shelf) fromAbove(index, child, layer string) {
+	s.t.Helper()
+	path := s.base("demo/app")
+	above := false
+	for _, url := range []string{path + "/manifests/" + index, path + "/manifests/" + child, path + "/blobs/" + layer} {
+		status, _ := s.ask("GET", url, "", "")
+		if above && status != http.StatusOK {
+			s.t.Errorf("%s is gone before what names it", url)
+		}
+		above = status == http.StatusOK
+	}
+}
+
+// TestCollectGoesOnAfterDamage: what a crash left in part, and what was lost,
+// ends no collection; a manifest that stays and cannot be read does, as nobody
+// knows what it needs.
+func TestCollectGoesOnAfterDamage(t *testing.T) {
+	s := newShelf(t)
+	lost, kept := s.layer("demo/app", "lost", 1000), s.layer("demo/app", "kept", 1000)
+	m := s.image("demo/app", "lost", lost)
+	s.image("demo/app", "kept", kept)
+	s.age()
+	blobs := filepath.Join(s.dir, "docker/registry/v2/blobs/sha256")
+	at := func(d string) string {
+		hex := strings.TrimPrefix(d, "sha256:")
+		return filepath.Join(blobs, hex[:2], hex, "data")
+	}
+	if err := errors.Join(os.Remove(at(m)), os.MkdirAll(filepath.Join(blobs, "aa", strings.Repeat("aa", 32)), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	s.collect()
+	s.whole("demo/app", "kept", kept)
+	s.gone("demo/app", nil, lost)
+	if err := os.WriteFile(at(m), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Collect(within(t), keeping()); err == nil || !strings.Contains(err.Error(), m) {
+		t.Errorf("got %v, want an error that names %s", err, m)
+	}
+	s.whole("demo/app", "kept", kept)
+}
+
+// TestCollectPauses says how long it keeps writes waiting.
+func TestCollectPauses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pushes 320 blobs")
+	}
+	s := newShelf(t)
+	for i := range 80 {
+		var layers []string
+		for n := range 3 {
+			layers = append(layers, s.layer("demo/app", fmt.Sprint(i, n, " "), 1000))
+		}
+		s.image("demo/app", fmt.Sprint("t", i%40), layers...)
+	}
+	s.age()
+	began := time.Now()
+	done := s.collect()
+	t.Logf("%+v in %s", done, time.Since(began))
+	if done.Manifests != 40 || done.Blobs != 160 {
+		t.Errorf("removed %+v, want 40 manifests and 160 blobs", done)
+	}
+}
+
+// openPipe waits until somebody reads it.
+func openPipe(t *testing.T, path string) *os.File {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// TestCollectDoesNotWaitForUploads: a client that is slow, or hangs, keeps
+// neither the collection nor other writes waiting.
+func TestCollectDoesNotWaitForUploads(t *testing.T) {
+	s := newShelf(t)
+	s.image("demo/app", "", s.layer("demo/app", "dead", 1000))
+	s.age()
+	blob := []byte("slowly pushed")
+	header, _ := call(t, "POST", s.base("demo/app")+"/blobs/uploads/", nil, http.StatusAccepted)
+	body, write := io.Pipe()
+	req, err := http.NewRequestWithContext(within(t), "PUT", header.Get("Location")+"&digest="+digestOf(blob), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusCreated {
+				err = errors.New(resp.Status)
+			}
+		}
+		ended <- err
+	}()
+	if _, err := write.Write(blob[:6]); err != nil {
+		t.Fatal(err)
+	}
+	if done := s.collect(); done.Manifests != 1 {
+		t.Errorf("removed %+v, want a manifest", done)
+	}
+	if _, err := write.Write(blob[6:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(write.Close(), <-ended); err != nil {
+		t.Fatal(err)
+	}
+	s.gone("demo/app", nil, digestOf([]byte("nothing")))
+	s.do("GET", s.base("demo/app")+"/blobs/"+digestOf(blob), "", "", http.StatusOK)
+}
