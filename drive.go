@@ -252,7 +252,7 @@ func (p *Pipeline) askAnew(ctx context.Context, rel Release) error {
 // who forced it, and for his reason; only a nonce tells of a force that is used.
 func again(r Request, abandoned Release) Request {
 	asked := Request{ID: r.ID, Project: r.Project, Ref: r.Ref, Commit: r.Commit, Rebuild: r.Rebuild, Nonce: r.Nonce,
-		Args: r.Args, Target: r.Target, Platforms: r.Platforms,
+		Args: r.Args, Target: r.Target, Platforms: r.Platforms, Event: r.Event, Base: r.Base,
 		By: "imgd", Reason: "release " + abandoned.ID + " was abandoned: " + abandoned.Why}
 	if r.Force || r.Nonce != "" && !r.Rebuild {
 		asked.Force, asked.By, asked.Reason = true, r.By, r.Reason
