@@ -77,6 +77,7 @@ func TestPathsDoNotBind(t *testing.T) {
 	for name, ask := range map[string]func(w *world) imgd.Request{
 		"a tag":   func(w *world) imgd.Request { w.refs[tagRef] = commit("b"); return w.named(tagRef, 2) },
 		"rebuild": func(w *world) imgd.Request { r := w.named(mainRef, 2); r.Rebuild, r.Nonce = true, "n"; return r },
+		"a clock": func(w *world) imgd.Request { r := w.named(mainRef, 2); r.Event = imgd.EventSchedule; return r },
 		"force": func(w *world) imgd.Request {
 			r := w.named(mainRef, 2)
 			r.Force, r.Reason, r.Nonce = true, "why", "n"
