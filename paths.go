@@ -42,11 +42,15 @@ func (p *Pipeline) unwatched(ctx context.Context, req Request, known Release) er
 }
 
 // built is the newest published release that was built of req's ref in the way
-// that req asks for, as far as one of req's moving tags was its own.
+// that req asks for, as far as one of req's moving tags was its own. There is none
+// if one of those was removed: a newer build brings it back.
 func (p *Pipeline) built(image string, req Request) (newest Release, found bool) {
 	for _, t := range req.Named.Tags {
 		if t.Kind.Immutable() {
 			continue
+		}
+		if rel, ok := p.Lookup.Wanted(image, t.Name); ok && rel.Root.Digest == "" {
+			return Release{}, false
 		}
 		if rel, ok := p.builtAs(image, t.Name, req); ok && (!found || rel.PublishedAt.After(newest.PublishedAt)) {
 			newest, found = rel, true

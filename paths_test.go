@@ -196,3 +196,18 @@ func TestPathsOfWhatIsKnown(t *testing.T) {
 		t.Errorf("its root is lost: %v after %d builds", err, w.made-before)
 	}
 }
+
+// A tag that was removed comes back with the next push, whatever that touches.
+func TestPathsOfRemovedTag(t *testing.T) {
+	w := newMonorepo(t)
+	if built, err := w.pushedTo(mainRef, "a", 1); !built || err != nil {
+		t.Fatal(built, err)
+	}
+	untag := imgd.Command{Name: imgd.CommandUntag, Image: demoImage, Tag: "main", ID: strings.Repeat("f", 32), By: "ann"}
+	if _, _, err := w.pipeline().Command(t.Context(), untag); err != nil {
+		t.Fatal(err)
+	}
+	if built, err := w.pushedTo(mainRef, "b", 3600); !built || err != nil || w.tags["main"] == "" {
+		t.Errorf("built %t, %v, and main names %q", built, err, w.tags["main"])
+	}
+}
