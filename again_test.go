@@ -41,6 +41,7 @@ func TestAskedAnewForced(t *testing.T) {
 		w.refs[oldRef] = commit(letter)
 		req := request(oldRef, at)
 		req.Force, req.Rebuild, req.Nonce, req.By, req.Reason = true, true, fmt.Sprint("nonce ", at), "ada", "bad release "+letter
+		req.Event, req.Base = imgd.EventSchedule, "main"
 		return req
 	}
 	forced := w.admit(force("c", 2))
@@ -57,7 +58,8 @@ func TestAskedAnewForced(t *testing.T) {
 	}
 	again := w.asked[0]
 	again.AskedAt = epoch.Add(time.Minute)
-	if again.ID != forced.Request.ID || again.Hash() != again.ID || !again.Force || !again.Rebuild || again.By != "ada" || again.Reason != "bad release c" {
+	if again.ID != forced.Request.ID || again.Hash() != again.ID || !again.Force || !again.Rebuild || again.By != "ada" || again.Reason != "bad release c" ||
+		again.Event != imgd.EventSchedule || again.Base != "main" {
 		t.Errorf("asked anew: %+v, want %+v", again, forced.Request)
 	}
 

@@ -12,16 +12,21 @@ import (
 // registry refuses it.
 const refusedTag = "refused: "
 
-// refusesTag begins why a release was abandoned whose tag the registry refuses.
-const refusesTag = "the registry refuses tag "
+// gaveUp begins the reason of a tag of a command that is given up as a whole, for
+// what follows.
+const gaveUp = "given up: "
 
 // Drive takes an admitted release to its end. Several may drive the same one:
 // each step finds done what the others did. The tags that it lost meanwhile are
 // settled too: a late write of them, of this release's, may have come after the
 // winner's. Without a moving tag that the registry refuses it goes on; that of
 // an immutable one ends it as ErrRefused, newer releases' claims on all that it
-// had as ErrSuperseded. The release comes with errors as Handle says.
+// had as ErrSuperseded. The release comes with errors as Handle says. A command
+// that somebody has begun to give up is given up.
 func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
+	if why := p.givenUp(rel.ID); why != "" {
+		return p.abandon(ctx, rel, why)
+	}
 	if now, goOn, err := p.takeAll(ctx, rel); !goOn {
 		return now, err
 	}
@@ -34,7 +39,7 @@ func (p *Pipeline) Drive(ctx context.Context, rel Release) (Release, error) {
 		return err
 	})
 	if errors.Is(err, ErrSuperseded) {
-		return p.abandon(ctx, rel, p.whyNothing(rel.ID), "")
+		return p.abandon(ctx, rel, p.whyNothing(rel.ID))
 	}
 	if err != nil {
 		return rel, fmt.Errorf("publish %s: %w", rel.ID, err)
@@ -70,7 +75,7 @@ func (p *Pipeline) take(ctx context.Context, rel Release, t ReleaseTag) (_ Relea
 	case stays(err) && !p.claims(rel.ID, t.Name): // rel has lost the tag meanwhile
 		return p.take(ctx, rel, t)
 	case errors.Is(err, ErrRefused) && t.Kind.Immutable():
-		rel, err = p.abandon(ctx, rel, fmt.Sprintf("%s%s: %s", refusesTag, t.Name, err), t.Name)
+		rel, err = p.abandon(ctx, rel, fmt.Sprintf("the registry refuses tag %s: %s", t.Name, err))
 	case errors.Is(err, ErrRefused):
 		err = p.forgo(ctx, rel, t.Name, err)
 		return rel, err == nil, err
@@ -103,16 +108,14 @@ func (p *Pipeline) forgo(ctx context.Context, rel Release, tag string, refused e
 // whyNothing is why the release has no claim left: the registry refuses what
 // newer releases did not take, or they took it all.
 func (p *Pipeline) whyNothing(id string) string {
+	if why := p.givenUp(id); why != "" {
+		return why
+	}
 	rel, _ := p.Lookup.Release(id)
 	var refused []string
 	for _, t := range rel.Tags {
 		if reason, ok := strings.CutPrefix(t.Reason, refusedTag); ok {
-			if !strings.HasPrefix(reason, refusesTag) { // else the whole release was given up for it
-				reason = refusesTag + t.Name + ": " + reason
-			}
-			if !slices.Contains(refused, reason) {
-				refused = append(refused, reason)
-			}
+			refused = append(refused, "the registry refuses tag "+t.Name+": "+reason)
 		}
 	}
 	if len(refused) == 0 {
@@ -127,13 +130,13 @@ func (p *Pipeline) abandonLost(ctx context.Context, rel Release, cause error) (R
 	if _, _, err := p.Capturer.Capture(ctx, p.homes(rel), rel.Root.Digest); !errors.Is(err, ErrNotFound) {
 		return rel, opaque(errors.Join(cause, err))
 	}
-	return p.abandon(ctx, rel, RootLost, "")
+	return p.abandon(ctx, rel, RootLost)
 }
 
-// abandon gives rel's claims back, that of the tag last at the end. Publishing
-// may have won: then that is the answer.
-func (p *Pipeline) abandon(ctx context.Context, rel Release, why, last string) (Release, error) {
-	if err := p.giveUp(ctx, rel, why, last); err != nil {
+// abandon gives rel's claims back. Publishing may have won: then that is the
+// answer.
+func (p *Pipeline) abandon(ctx context.Context, rel Release, why string) (Release, error) {
+	if err := p.giveUp(ctx, rel, why); err != nil {
 		return rel, err
 	}
 	abandoned, err := p.Index.Abandon(ctx, rel.ID, why)
@@ -151,20 +154,24 @@ func (p *Pipeline) abandon(ctx context.Context, rel Release, why, last string) (
 
 // giveUp does for a command what giveBack does for others, while it stands
 // admitted: the queue does not know it, so nobody would come again to do what a
-// crash or the registry has cut short after it was abandoned. It gives its claims
-// back one by one, of the last tag last: what is still claimed by then, and so
-// driven on after a crash, is what was refused.
-func (p *Pipeline) giveUp(ctx context.Context, rel Release, why, last string) error {
+// crash or the registry has cut short after it was abandoned. With the first claim
+// that it gives back it is given up, whoever drives it on.
+func (p *Pipeline) giveUp(ctx context.Context, rel Release, why string) error {
 	if rel.Command == "" {
 		return nil
 	}
-	tags := slices.DeleteFunc(rel.Taken(), func(t ReleaseTag) bool { return t.Name == last || !p.claims(rel.ID, t.Name) })
-	if last != "" {
-		tags = append(tags, ReleaseTag{Name: last})
-	}
-	for _, t := range tags {
-		if _, err := p.Index.Forgo(ctx, rel.ID, t.Name, refusedTag+why); err != nil {
+	for _, t := range rel.Tags {
+		if !p.claims(rel.ID, t.Name) {
+			continue
+		}
+		if _, err := p.Index.Forgo(ctx, rel.ID, t.Name, gaveUp+why); err != nil {
 			return fmt.Errorf("give %s:%s back: %w", rel.Image, t.Name, err)
+		}
+	}
+	now, _ := p.Lookup.Release(rel.ID)
+	for _, t := range now.Tags {
+		if !strings.HasPrefix(t.Reason, gaveUp) {
+			continue
 		}
 		if err := p.settleBack(ctx, rel.Image, t.Name); err != nil {
 			return err
@@ -172,6 +179,17 @@ func (p *Pipeline) giveUp(ctx context.Context, rel Release, why, last string) er
 	}
 	rel.Why = why
 	return p.askAnew(ctx, rel)
+}
+
+// givenUp is why the command is given up, empty if it is not.
+func (p *Pipeline) givenUp(id string) string {
+	rel, _ := p.Lookup.Release(id)
+	for _, t := range rel.Tags {
+		if why, ok := strings.CutPrefix(t.Reason, gaveUp); ok {
+			return why
+		}
+	}
+	return ""
 }
 
 // whyOver is what an abandoned release means for its request.
@@ -252,7 +270,7 @@ func (p *Pipeline) askAnew(ctx context.Context, rel Release) error {
 // who forced it, and for his reason; only a nonce tells of a force that is used.
 func again(r Request, abandoned Release) Request {
 	asked := Request{ID: r.ID, Project: r.Project, Ref: r.Ref, Commit: r.Commit, Rebuild: r.Rebuild, Nonce: r.Nonce,
-		Args: r.Args, Target: r.Target, Platforms: r.Platforms,
+		Args: r.Args, Target: r.Target, Platforms: r.Platforms, Event: r.Event, Base: r.Base,
 		By: "imgd", Reason: "release " + abandoned.ID + " was abandoned: " + abandoned.Why}
 	if r.Force || r.Nonce != "" && !r.Rebuild {
 		asked.Force, asked.By, asked.Reason = true, r.By, r.Reason
@@ -277,7 +295,7 @@ func (p *Pipeline) Drop(ctx context.Context, request, why string) (Release, erro
 	case newest.State == ReleasePublished:
 		return Release{}, fmt.Errorf("request %s has nothing to drop: release %s is published already: %w", request, newest.ID, ErrNotFound)
 	}
-	if err := p.giveUp(ctx, newest, why, ""); err != nil {
+	if err := p.giveUp(ctx, newest, why); err != nil {
 		return newest, err
 	}
 	rel, err := p.Index.Abandon(ctx, newest.ID, why)

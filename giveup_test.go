@@ -60,3 +60,36 @@ func TestCommandGivesBackLater(t *testing.T) {
 		})
 	}
 }
+
+// What an operator has dropped is never published, not a tag of it, however
+// little of the drop took effect; and it is said why.
+func TestHalfDroppedCommand(t *testing.T) {
+	for _, fails := range []fault{{"tag", "fails", 1}, {"forgo", "fails but took effect", 1}, {"abandon", "fails", 1}} {
+		t.Run(fails.effect, func(t *testing.T) {
+			w, older, newer := twoVersions(t)
+			cmd := order(imgd.CommandTag, 1, "v1.2.2")
+			cmd.NewTags, cmd.Force = []string{"stable", "v1.2.3"}, true
+			p := w.pipeline()
+			p.Tagger = &third{world: w, writes: 1}
+			rel, _, err := p.Command(t.Context(), cmd)
+			if !errors.Is(err, errInjected) || rel.State != imgd.ReleaseAdmitted {
+				t.Fatalf("got %s, %v", rel.State, err)
+			}
+			w.fault = fails
+			if _, err := w.pipeline().Drop(t.Context(), cmd.ID, "dropped by ada"); !errors.Is(err, errInjected) {
+				t.Fatalf("got %v", err)
+			}
+			if err := w.pipeline().DriveOpen(t.Context(), epoch.Add(time.Hour), 0); err != nil {
+				t.Fatal(err)
+			}
+			if now, _ := w.index.Release(rel.ID); now.State != imgd.ReleaseAbandoned || now.Why != "dropped by ada" {
+				t.Errorf("it stands %s: %s", now.State, now.Why)
+			}
+			for _, repository := range w.repos {
+				if w.tags[at(repository, "v1.2.3")] != newer.Root.Digest || w.tags[at(repository, "v1.2.2")] != older.Root.Digest || w.tags[at(repository, "stable")] != "" {
+					t.Errorf("%s has %v", repository, w.tags)
+				}
+			}
+		})
+	}
+}

@@ -12,15 +12,15 @@ import (
 // nothing new: none of the paths that its project watches differs from what was
 // built last of the same ref. That is compared, and not what a push says it
 // brought, so that it holds after force pushes, and after pushes that were left
-// out or lost. A tag is always built, and so is what is forced or rebuilt, and
-// the first of a ref. What req has made before is not looked at again: that it
+// out or lost. A tag is always built, and so is what is forced or rebuilt,
+// what a clock asks for, and the first of a ref. What req has made before is not looked at again: that it
 // is asked for once more is not a push.
 func (p *Pipeline) unwatched(ctx context.Context, req Request, known Release) error {
 	project, err := p.project(req.Project)
 	if err != nil {
 		return err
 	}
-	if len(project.Paths) == 0 || known.ID != "" || req.Force || req.Rebuild || strings.HasPrefix(req.Ref, "refs/tags/") {
+	if len(project.Paths) == 0 || known.ID != "" || req.Force || req.Rebuild || req.Event == EventSchedule || strings.HasPrefix(req.Ref, "refs/tags/") {
 		return nil
 	}
 	built, ok := p.built(project.Image, req)
@@ -42,11 +42,15 @@ func (p *Pipeline) unwatched(ctx context.Context, req Request, known Release) er
 }
 
 // built is the newest published release that was built of req's ref in the way
-// that req asks for, as far as one of req's moving tags was its own.
+// that req asks for, as far as one of req's moving tags was its own. There is none
+// if one of those was removed: a newer build brings it back.
 func (p *Pipeline) built(image string, req Request) (newest Release, found bool) {
 	for _, t := range req.Named.Tags {
 		if t.Kind.Immutable() {
 			continue
+		}
+		if rel, ok := p.Lookup.Wanted(image, t.Name); ok && rel.Root.Digest == "" {
+			return Release{}, false
 		}
 		if rel, ok := p.builtAs(image, t.Name, req); ok && (!found || rel.PublishedAt.After(newest.PublishedAt)) {
 			newest, found = rel, true

@@ -77,6 +77,7 @@ func TestPathsDoNotBind(t *testing.T) {
 	for name, ask := range map[string]func(w *world) imgd.Request{
 		"a tag":   func(w *world) imgd.Request { w.refs[tagRef] = commit("b"); return w.named(tagRef, 2) },
 		"rebuild": func(w *world) imgd.Request { r := w.named(mainRef, 2); r.Rebuild, r.Nonce = true, "n"; return r },
+		"a clock": func(w *world) imgd.Request { r := w.named(mainRef, 2); r.Event = imgd.EventSchedule; return r },
 		"force": func(w *world) imgd.Request {
 			r := w.named(mainRef, 2)
 			r.Force, r.Reason, r.Nonce = true, "why", "n"
@@ -193,5 +194,20 @@ func TestPathsOfWhatIsKnown(t *testing.T) {
 	before := w.made
 	if _, err := w.deliver(w.named(mainRef, 5)); err != nil || w.made != before+1 {
 		t.Errorf("its root is lost: %v after %d builds", err, w.made-before)
+	}
+}
+
+// A tag that was removed comes back with the next push, whatever that touches.
+func TestPathsOfRemovedTag(t *testing.T) {
+	w := newMonorepo(t)
+	if built, err := w.pushedTo(mainRef, "a", 1); !built || err != nil {
+		t.Fatal(built, err)
+	}
+	untag := imgd.Command{Name: imgd.CommandUntag, Image: demoImage, Tag: "main", ID: strings.Repeat("f", 32), By: "ann"}
+	if _, _, err := w.pipeline().Command(t.Context(), untag); err != nil {
+		t.Fatal(err)
+	}
+	if built, err := w.pushedTo(mainRef, "b", 3600); !built || err != nil || w.tags["main"] == "" {
+		t.Errorf("built %t, %v, and main names %q", built, err, w.tags["main"])
 	}
 }

@@ -111,3 +111,33 @@ func TestSchedule(t *testing.T) {
 		t.Error("asked again it is no schedule's any more")
 	}
 }
+
+// Git tags that are no semvers are ordered as people count, so that latest does
+// not stay at 1.9 for ever.
+func TestSeriesOfOtherVersions(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rules, tags []string
+		series      string
+	}{
+		"pep440":         {[]string{"type=pep440,pattern={{version}}"}, []string{"1.9", "1.10"}, "latest"},
+		"semver, match=": {[]string{"type=semver,pattern={{version}},match=release-(.*)", "type=semver,pattern={{major}},match=release-(.*)"}, []string{"release-1.9.0", "release-1.10.0"}, "1"},
+		"match":          {[]string{`type=match,pattern=v(\d+\.\d+),group=1`}, []string{"v1.9", "v1.10"}, "latest"},
+		"ref":            {[]string{"type=ref,event=tag"}, []string{"v2026.9", "v2026.10"}, "latest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.ruled(func(p *imgd.Project) { p.Tags = tt.rules })
+			var last imgd.Release
+			for i, tag := range tt.tags {
+				ref := "refs/tags/" + tag
+				w.refs[ref] = commit(string(rune('a' + i)))
+				var err error
+				if last, err = w.handled(p, request(ref, i+1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.shows(tt.series, last.Root.Digest)
+			w.check()
+		})
+	}
+}

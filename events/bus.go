@@ -199,7 +199,7 @@ func (b *Bus) options() []nats.Option {
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("nats connected again", "server", nc.ConnectedUrlRedacted())
-			b.handshake.set(false) // it may be another server, or have other streams
+			b.handshake.forget()
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("nats reports", "error", err) }),
 	}

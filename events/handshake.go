@@ -27,8 +27,8 @@ type Index interface {
 // work for it. Who finds none enters his own, as it connects.
 const indexKey = "imgd.index"
 
-// handshakeTime bounds a handshake, which is a few questions, so that a look at the
-// parts has time for these too.
+// handshakeTime bounds the few questions of a handshake, so that a look at the parts
+// has time for these too.
 const handshakeTime = 2 * time.Second
 
 // ErrOtherIndex says that the queue is another index's, and ErrBehind that the
@@ -41,8 +41,39 @@ var (
 
 // A handshake knows whether the index and the streams belong together.
 type handshake struct {
-	mu sync.Mutex // guards ok
-	ok bool       // they do, as far as is known since the connection was made
+	// mu guards what follows, which is known since the connection was made.
+	mu    sync.Mutex
+	ok    bool               // they do
+	found map[string]lastOwn // by what
+}
+
+// A lastOwn is the last release that the index told of in the events up to one.
+// Where another index has written many after it, it takes long to find.
+type lastOwn struct {
+	toldRelease
+	upTo uint64
+}
+
+// forget is for a new connection: to another server, it may be, or other streams.
+func (h *handshake) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ok, h.found = false, nil
+}
+
+func (h *handshake) foundLast(what string) lastOwn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.found[what]
+}
+
+func (h *handshake) finds(what string, last lastOwn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.found == nil {
+		h.found = map[string]lastOwn{}
+	}
+	h.found[what] = last
 }
 
 func (h *handshake) set(ok bool) {
@@ -71,7 +102,9 @@ func (b *Bus) Fits(ctx context.Context) error {
 // ready is Config.Ready, after a look whether the index is the right one still. A
 // NATS that does not answer is for those to notice who need it.
 func (b *Bus) ready(ctx context.Context) error {
-	if err := b.shake(ctx); errors.Is(err, ErrOtherIndex) || errors.Is(err, ErrBehind) {
+	bound, cancel := context.WithTimeout(ctx, min(b.cfg.Timeout, handshakeTime))
+	defer cancel()
+	if err := b.shake(bound); errors.Is(err, ErrOtherIndex) || errors.Is(err, ErrBehind) {
 		return err
 	}
 	if b.cfg.Ready == nil {
@@ -82,8 +115,6 @@ func (b *Bus) ready(ctx context.Context) error {
 
 // shake asks NATS whatever is known.
 func (b *Bus) shake(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, min(b.cfg.Timeout, handshakeTime))
-	defer cancel()
 	err := b.shakeHands(ctx)
 	b.handshake.set(err == nil)
 	return err
@@ -91,7 +122,9 @@ func (b *Bus) shake(ctx context.Context) error {
 
 func (b *Bus) shakeHands(ctx context.Context) error {
 	own := b.cfg.Index.ID()
-	of, err := b.queueOf(ctx, own)
+	asking, cancel := context.WithTimeout(ctx, min(b.cfg.Timeout, handshakeTime))
+	defer cancel()
+	of, err := b.queueOf(asking, own)
 	if err != nil {
 		return fmt.Errorf("ask whose %s is: %w", requestsStream, err)
 	}
@@ -143,10 +176,12 @@ func (b *Bus) queueOf(ctx context.Context, own string) (string, error) {
 
 // lastOf is the last release that the index has told of with such an event, zero
 // if there is none. That is the last event, unless another index has written there
-// since.
+// since: all of those are looked through, however long it takes, but once.
 func (b *Bus) lastOf(ctx context.Context, what, index string) (toldRelease, error) {
 	subject := eventsPrefix + what + ".>"
-	msg, err := b.events.GetLastMsgForSubject(ctx, subject)
+	asking, cancel := context.WithTimeout(ctx, min(b.cfg.Timeout, handshakeTime))
+	defer cancel()
+	msg, err := b.events.GetLastMsgForSubject(asking, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return toldRelease{}, nil
 	}
@@ -156,17 +191,23 @@ func (b *Bus) lastOf(ctx context.Context, what, index string) (toldRelease, erro
 	if last := parseTold(msg.Data); last.Index == index {
 		return last, nil
 	}
-	p := pager{bus: b, name: eventsStream, stream: b.events, subject: subject, limit: 1}
+	before := b.handshake.foundLast(what)
+	p := pager{bus: b, name: eventsStream, stream: b.events, subject: subject, limit: 1, before: msg.Sequence + 1}
 	for {
-		found, next, err := page(ctx, p, func(msg jetstream.Msg, _ uint64) (toldRelease, bool) {
+		found, next, err := page(ctx, p, func(msg jetstream.Msg, seq uint64) (toldRelease, bool) {
+			if seq <= before.upTo {
+				return before.toldRelease, true
+			}
 			told := parseTold(msg.Data())
 			return told, told.Index == index
 		})
-		if err != nil || len(found) > 0 {
-			return append(found, toldRelease{})[0], err
+		if err != nil {
+			return toldRelease{}, err
 		}
-		if next == 0 {
-			return toldRelease{}, nil
+		if len(found) > 0 || next == 0 {
+			last := append(found, toldRelease{})[0]
+			b.handshake.finds(what, lastOwn{last, msg.Sequence})
+			return last, nil
 		}
 		p.before = next
 	}

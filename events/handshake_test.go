@@ -165,6 +165,47 @@ func TestHandshakeBehind(t *testing.T) {
 	}
 }
 
+// What others have told is looked through once, however long it takes: longer than
+// NATS may take to answer, it would else be found out never.
+func TestHandshakeManyOthers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := s.raw()
+	o := newOwner(indexID, release(1))
+	b := connect(t, events.Config{URL: s.url(), Index: o, Timeout: 500 * time.Millisecond})
+	tells(t, js, indexID, release(1))
+	const others = 5_000
+	for n := range others {
+		subject, body, err := events.Envelope(release(100+n), "other")
+		if err == nil {
+			_, err = js.PublishAsync(subject, body)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n%1000 == 0 {
+			<-js.PublishAsyncComplete()
+		}
+	}
+	<-js.PublishAsyncComplete()
+	start := time.Now()
+	if err := b.Fits(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := time.Since(start)
+	tells(t, js, "other", release(99))
+	again := connect(t, events.Config{URL: s.url(), Index: newOwner(indexID)})
+	for range 2 { // an error is asked about anew
+		start = time.Now()
+		if err := again.Fits(t.Context()); !errors.Is(err, events.ErrBehind) || !strings.Contains(err.Error(), release(1).ID) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if second := time.Since(start); second > first/3 {
+		t.Errorf("the second time took %s, the first %s", second, first)
+	}
+}
+
 // Who comes back to NATS asks again: it may have other streams now.
 func TestHandshakeAfterReconnect(t *testing.T) {
 	t.Parallel()

@@ -11,7 +11,8 @@ import (
 
 // order lists groups of versions that compare equal, lowest first.
 var order = [][]string{
-	{""}, {"1.2"}, {"V1.2.3"}, {"app/v1.2.3"}, {"main"}, {"v01.2.3"}, {"v1.0.0-99999999999999999999"}, {"vv1.2.3"}, // no semvers
+	{""}, {"01.2"}, {"1.2"}, {"1.9"}, {"1.10"}, {"1.10.0.1"}, {"2024.09.30"}, {"2024.10.1.2"}, {"V1.2.3"}, {"app/v1.2.3"}, {"main"}, // no semvers
+	{"release-1.9.0"}, {"release-1.10"}, {"release-1.10.0"}, {"v1.0.0-99999999999999999999"}, {"v01.2.3"}, {"v1.9"}, {"v1.10"}, {"vv1.2.3"},
 	{"v0.0.0-20261121100000-ffffffffffff"}, {"v0.0.0-20261121100001-000000000000"}, // pseudo: by time
 	{"v0.0.0"}, {"v0.3.1"},
 	{"1.0.0-alpha"}, {"1.0.0-alpha.1"}, {"1.0.0-alpha.beta"}, {"1.0.0-beta"}, {"1.0.0-beta.2"}, {"1.0.0-beta.11"}, // semver.org
@@ -41,6 +42,7 @@ var versions = rapid.OneOf(
 	rapid.StringMatching(`v?[0-2]\.[0-2]\.(0|1|18446744073709551616)(-(0|1|10|a|-|01|18446744073709551615|99999999999999999999)(\.(0|2|a|b-1)){0,2})?(\+[a-b])?`),
 	rapid.StringMatching(`v1\.2\.3-[0-9]{1,2}-g[0-9a-f]{2}`),
 	rapid.StringMatching(`(v|V)?[01](\.[01]){0,3}`),
+	rapid.StringMatching(`a?(0|00|1|01|9|10|010)(\.|-)?(a|1|10)?`),
 	rapid.String(),
 )
 
