@@ -200,27 +200,6 @@ func (w *world) await(ctx context.Context, f func() bool) error {
 	}
 }
 
-func (w *world) Head(_ context.Context, _, ref string) (string, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.refs[ref], nil
-}
-
-func (w *world) Contains(_ context.Context, _, head, commit string) (bool, error) {
-	return head == commit, nil
-}
-
-func (w *world) Expand(_ context.Context, _, short string) (ref, commit string, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, name := range []string{short, "refs/heads/" + short, "refs/tags/" + short} {
-		if w.refs[name] != "" {
-			return name, w.refs[name], nil
-		}
-	}
-	return "", "", fmt.Errorf("there is no branch or tag %s: %w", short, imgd.ErrNotFound)
-}
-
 func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Descriptor, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
