@@ -3,7 +3,6 @@ package main_test
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 	"io"
 	"iter"
 	"net"
