@@ -23,6 +23,9 @@ type Holdings interface {
 	// Holds are the tags of the image that name something, each with the
 	// published release that it names, and the admitted one that claims it.
 	Holds(image string) []Hold
+	// Missed are the tags that published releases of the image which do not expire
+	// asked for and did not get, each with one of those. It looks at all releases.
+	Missed(image string) map[string]string
 }
 
 // An Expirer removes the tags whose time is over, each by a command of its own.
@@ -120,7 +123,7 @@ func (e *Expirer) Expire(ctx context.Context, ask Expire) (Expiry, error) {
 	done := Expiry{DryRun: ask.DryRun, Items: []Expiring{}, Held: []string{}}
 	ask.weighUntil = time.Now().Add(weighTime) // not of the Pipeline's clock: a context ends then
 	for _, image := range images {
-		verdicts := e.retention(image).Decide(e.Index.Holds(image), e.Pipeline.now())
+		verdicts := e.spare(image, e.retention(image).Decide(e.Index.Holds(image), e.Pipeline.now()))
 		if err := e.expire(ctx, image, verdicts, ask, &done); err != nil {
 			done.More = true
 			return done, err
@@ -151,9 +154,27 @@ func (e *Expirer) Close(ctx context.Context, project, ref, by string) (Expiry, e
 			verdicts[i].Goes, verdicts[i].Why = true, ref+" was closed"
 		}
 	}
+	verdicts = e.spare(p.Image, verdicts)
 	done := Expiry{Items: []Expiring{}, Held: []string{}}
 	err = e.expire(ctx, p.Image, verdicts, Expire{Yes: true, By: by}, &done)
 	return done, err
+}
+
+// spare lets commit tags stay that a release which stays asked for too: of a pull
+// request's commit that became a branch's as it was. The first who made an image of
+// a commit has its tag, and nobody would ask for it again.
+func (e *Expirer) spare(image string, verdicts []Verdict) []Verdict {
+	goes := func(v Verdict) bool { return v.Goes && v.Tag.Kind == version.KindCommit }
+	if !slices.ContainsFunc(verdicts, goes) {
+		return verdicts
+	}
+	missed := e.Index.Missed(image)
+	for i, v := range verdicts {
+		if by := missed[v.Tag.Name]; by != "" && goes(v) && !v.Release.ExpiresAt.IsZero() {
+			verdicts[i].Goes, verdicts[i].Why = false, "release "+by+", which stays, asked for it too"
+		}
+	}
+	return verdicts
 }
 
 // retention is what the config says of the image.

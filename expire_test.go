@@ -205,6 +205,33 @@ type stale struct{ holds []imgd.Hold }
 func (s stale) Images() []string         { return []string{demoImage} }
 func (s stale) Holds(string) []imgd.Hold { return s.holds }
 
+func (s stale) Missed(string) map[string]string { return nil }
+
+// The commit tag of a pull request stays if the commit became a branch's as it
+// was, and the branch's release asked for the tag in vain.
+func TestExpireSparesSharedCommits(t *testing.T) {
+	k := newKeeper(t)
+	p := k.ruled(func(p *imgd.Project) { p.Tags = []string{"type=ref,event=pr", "type=ref,event=branch", "type=sha"} })
+	k.refs[closedRef], k.refs["refs/pull/8/head"], k.refs[mainRef] = commit("e"), commit("f"), commit("e")
+	for at, ref := range []string{closedRef, "refs/pull/8/head", mainRef} {
+		if _, err := k.handled(p, request(ref, 20+at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := k.expirer().Close(t.Context(), "hello", closedRef, "github:ada")
+	if want := fmt.Sprintf("pr-7 gone, %s gone, %s gone", pullOld, pullNew); err != nil || states(done) != want {
+		t.Errorf("got %s, %v; want %s", states(done), err, want)
+	}
+	k.since = 8 * day
+	if got, want := k.expire(imgd.Expire{}), "pr-8 gone, sha-fffffff gone"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if k.tags["sha-eeeeeee"] == "" {
+		t.Error("the branch has lost the tag of its commit")
+	}
+	k.check()
+}
+
 // A tag that has moved on since it was looked at stays.
 func TestExpireMovedOn(t *testing.T) {
 	k := newKeeper(t)

@@ -113,10 +113,13 @@ func (b *Bus) ready(ctx context.Context) error {
 	return b.cfg.Ready(ctx)
 }
 
-// shake asks NATS whatever is known.
+// shake asks NATS whatever is known. A NATS that does not answer has taken nothing
+// back of what it has said over this connection.
 func (b *Bus) shake(ctx context.Context) error {
 	err := b.shakeHands(ctx)
-	b.handshake.set(err == nil)
+	if err == nil || errors.Is(err, ErrOtherIndex) || errors.Is(err, ErrBehind) {
+		b.handshake.set(err == nil)
+	}
 	return err
 }
 

@@ -43,3 +43,22 @@ func (z frozen) root(t *tag) bool {
 	r, ok := z.releases.Get(&release{id: t.holder})
 	return ok && r.root != ""
 }
+
+// Missed are the tags that published releases of the image which do not expire
+// asked for and did not get, each with one of those.
+func (x *Index) Missed(image string) map[string]string {
+	missed := map[string]string{}
+	x.freeze().releases.Scan(func(r *release) bool {
+		if r.image != image || !r.published {
+			return true
+		}
+		rel := r.text.get()
+		for _, t := range rel.Tags {
+			if t.Reason != "" && rel.ExpiresAt.IsZero() {
+				missed[t.Name] = rel.ID
+			}
+		}
+		return true
+	})
+	return missed
+}

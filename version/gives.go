@@ -119,7 +119,7 @@ func (n *naming) semver(r rule, s string) answer {
 	if !ok {
 		return nothing("%s is no semver, as v1.2.3 is", cut(s))
 	}
-	a := answer{kind: KindSeries, latest: v.pre == ""}
+	a := answer{kind: n.series(), latest: v.pre == ""}
 	pattern := r.pattern
 	if r.full {
 		a.kind = KindVersion
@@ -150,7 +150,7 @@ func (n *naming) pep440(r rule, s string) answer {
 	}
 	switch {
 	case v.final():
-		a := answer{value: r.pattern.expand(v.part), kind: KindSeries, latest: true}
+		a := answer{value: r.pattern.expand(v.part), kind: n.series(), latest: true}
 		if r.full {
 			a.kind = KindVersion
 		}

@@ -162,8 +162,17 @@ func (n *naming) latest(first *answer) {
 	case f.when() == "auto" && !first.latest:
 		n.steps = append(n.steps, Step{Rule: rule, Note: "the first rule that gave a tag decides, and its tag is no stable release"})
 	default:
-		n.take(rule, answer{value: n.fill(f.onLatest(f.prefix)) + "latest" + n.fill(f.onLatest(f.suffix)), kind: KindSeries})
+		n.take(rule, answer{value: n.fill(f.onLatest(f.prefix)) + "latest" + n.fill(f.onLatest(f.suffix)), kind: n.series()})
 	}
+}
+
+// series is the kind of a tag that goes to the highest version. That is the git
+// tag's: of another ref nothing says which is higher, so the newest ask has it.
+func (n *naming) series() Kind {
+	if strings.HasPrefix(n.Ref, tagRefs) {
+		return KindSeries
+	}
+	return KindOther
 }
 
 // filled are labels or annotations with their expressions filled in, none of more than 32 KiB.
