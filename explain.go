@@ -1,6 +1,7 @@
 package imgd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,7 +92,7 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Tags: wanted(req.Named.Tags)}
 	known, ok := e.Pipeline.Lookup.Newest(req.ID)
 	if ok && known.Why != RootLost {
-		rel.Root, rel.Platforms = known.Root, known.Platforms
+		rel.Root, rel.Platforms, rel.Request.Version = known.Root, known.Platforms, known.Request.Version // see reuse
 	}
 	tags, err := e.Index.Preview(ctx, rel)
 	if err != nil {
@@ -113,9 +114,7 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 func endOf(tags []Preview, root digest.Digest) State {
 	end, taken, named := State(""), 0, 0
 	for _, t := range tags {
-		if t.Ends == Conflicted || end == "" {
-			end = t.Ends
-		}
+		end = cmp.Or(end, t.Ends) // the first ends it
 		if t.Taken {
 			taken++
 		}

@@ -77,6 +77,7 @@ func (d Imported) Count(outcome ImportOutcome) (n int) {
 // which is the rename of images.json. Safe to repeat at any time: what is there
 // already stays as it is.
 func ImportInto(dir string, in Import) (done Imported, err error) {
+	in.Text = bytes.TrimPrefix(in.Text, []byte("\xef\xbb\xbf")) // as some systems begin a text
 	whole := isWhole(in.Text)
 	err = rewrite(dir, in.DryRun, func(was *state, here string) (next *state, err error) {
 		if whole {
@@ -209,8 +210,11 @@ func (d *Imported) compare(s *state, all []imported) (fresh []imported, conflict
 // outcome compares an element with what s says of its tag. Nothing moves, as
 // what is imported is the past: what came after it may be in s.
 func (s *state) outcome(im imported) (ImportOutcome, string) {
-	owner, known := valueOf(s.release(s.tag(im.key()).owner()))
+	tag := s.tag(im.key())
+	owner, known := valueOf(s.release(tag.Holder))
 	switch {
+	case tag.Claim != "":
+		return ImportConflict, fmt.Sprintf("release %s is about to take it: let imgd serve end that first", tag.Claim)
 	case !known:
 		return ImportNew, ""
 	case owner.Root.Digest == "":

@@ -318,3 +318,24 @@ func FuzzImport(f *testing.F) {
 		}
 	})
 }
+
+// What a release is about to take is nobody's yet: it may be given up. And some
+// systems begin a text with a mark of its encoding.
+func TestImportBesideClaim(t *testing.T) {
+	dir, w := t.TempDir(), newWorld()
+	x := open(t, dir, w)
+	rel := w.candidate("refs/tags/v1.0.0", "a", "A", 1)
+	rel.Image = "tools/lint"
+	if _, err := x.Admit(t.Context(), rel, ""); err != nil {
+		t.Fatal(err)
+	}
+	x.Close()
+	_, err := index.ImportInto(dir, importing(past(element("v1.0.0", "A", 1))))
+	if !errors.Is(err, imgd.ErrConflict) || !strings.Contains(err.Error(), "is about to take it") {
+		t.Errorf("got %v, want a conflict with who is about to take it", err)
+	}
+	marked := append([]byte("\xef\xbb\xbf"), past(element("v9.0.0", "A", 1))...)
+	if done := imports(t, dir, importing(marked)); done.Count(index.ImportNew) != 1 {
+		t.Errorf("got %+v", done)
+	}
+}

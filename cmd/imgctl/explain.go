@@ -16,7 +16,7 @@ import (
 
 func (a *app) explainCommand() *cobra.Command {
 	var o output
-	var ref, commit string
+	var ref, commit, event string
 	cmd := &cobra.Command{
 		Use:   "explain PROJECT --ref REF",
 		Short: "Show what a build of a branch or tag would be called, and why, without building",
@@ -40,6 +40,9 @@ it would be taken at this moment and who has it now, and the build args and labe
 			if commit != "" {
 				query.Set("commit", commit)
 			}
+			if event != "" {
+				query.Set("event", event)
+			}
 			var e imgd.Explanation
 			if err := a.client().Get(ctx, "/v1/projects/"+args[0]+"/explain", query, &e); err != nil {
 				return err
@@ -49,7 +52,8 @@ it would be taken at this moment and who has it now, and the build args and labe
 	}
 	cmd.Flags().StringVar(&ref, "ref", "", "branch or tag, short or full (required)")
 	cmd.Flags().StringVar(&commit, "commit", "", "full commit that the ref contains (default: what it names now)")
-	for _, name := range []string{"ref", "commit"} {
+	cmd.Flags().StringVar(&event, "event", "", "schedule: as if a clock asked")
+	for _, name := range []string{"ref", "commit", "event"} {
 		completeFlag(cmd, name, cobra.NoFileCompletions)
 	}
 	a.outputFlags(cmd, &o, "table", "json", "yaml", "template")

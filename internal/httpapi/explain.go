@@ -17,7 +17,7 @@ type Explainer interface {
 }
 
 func (a *API) explain(w http.ResponseWriter, r *http.Request) error {
-	q, err := parse(r, "ref", "commit")
+	q, err := parse(r, "ref", "commit", "event")
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (a *API) explain(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTime)
 	defer cancel()
-	req, err := a.request(ctx, project, Build{Ref: q.values.Get("ref"), Commit: q.values.Get("commit")})
+	req, err := a.request(ctx, project, Build{Ref: q.values.Get("ref"), Commit: q.values.Get("commit"), Event: q.values.Get("event")})
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ func TestExplain(t *testing.T) {
 		"/v1/projects/hello/explain?ref=gone":           "not-found",
 		"/v1/projects/hello/explain?ref=main&commit=ab": "usage",
 		"/v1/projects/hello/explain?ref=main&reff=x":    "usage",
+		"/v1/projects/hello/explain?ref=main&event=x":   "usage",
 	} {
 		status := map[httpapi.Code]int{"usage": 400, "not-found": 404}[code]
 		checkProblem(t, w.get(path), status, code, "")
