@@ -37,6 +37,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	b := make([]byte, info.Size())
+	adviseHuge(b)
 	var readers errgroup.Group
 	readers.SetLimit(runtime.GOMAXPROCS(0))
 	for at := 0; at < len(b); at += readSize {

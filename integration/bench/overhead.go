@@ -42,7 +42,7 @@ type=match,pattern=^v([1-9]\d*\.\d+)\.\d+$,group=1,prefix=series-
 
 // modes are measured one after the other.
 var modes = []mode{
-	{name: "1tag", tag: "v0.1.0-rc.1", named: true, bound: 1.0},
+	{name: "1tag", tag: "v0.1.1-rc.1", named: true, bound: 1.0},
 	{name: "3tags", tag: "v0.1.0", named: true, bound: 0.9},
 	{name: "5tags", tag: "v1.0.0", named: true, bound: 0.85},
 	{name: "1tag-resolved", tag: "v0.2.0-rc.1"},
