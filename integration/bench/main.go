@@ -57,7 +57,15 @@ func main() {
 	defer stop()
 	only := flag.String("only", ".", "run the benchmarks whose names match this regular expression")
 	out := flag.String("out", "", "file to write one JSON object a line to")
+	start := flag.String("start", "", "only open the index in this directory, and print how many seconds that took: index starts itself so")
 	flag.Parse()
+	if *start != "" {
+		if err := printStart(*start); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
