@@ -297,7 +297,7 @@ func printStart(dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(time.Since(began).Seconds())
+	fmt.Fprintln(os.Stdout, time.Since(began).Seconds())
 	return x.Close()
 }
 
