@@ -90,7 +90,7 @@ func (h *handshake) get() bool {
 
 // Fits answers nil if Config.Index is the queue's own and not behind its events:
 // before that nothing may be decided by it, and nothing announced. It asks NATS
-// once for each connection, and again after an error. ErrOtherIndex, ErrBehind, or
+// until that has answered once on this connection. ErrOtherIndex, ErrBehind, or
 // NATS does not answer.
 func (b *Bus) Fits(ctx context.Context) error {
 	if b.cfg.Index == nil || b.handshake.get() {

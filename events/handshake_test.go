@@ -225,6 +225,38 @@ func TestHandshakeAfterReconnect(t *testing.T) {
 	until(t, "asked again", func() bool { return errors.Is(b.Fits(t.Context()), events.ErrBehind) })
 }
 
+// A NATS that is away has taken nothing back: operators' commands, which do not use
+// it, go on.
+func TestHandshakeWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	looks := make(chan struct{}, 100)
+	b := connect(t, events.Config{URL: s.url(), Index: newOwner(indexID), Watch: time.Millisecond, Timeout: 100 * time.Millisecond,
+		Ready: func(context.Context) error { // asked after the index was
+			select {
+			case looks <- struct{}{}:
+			default:
+			}
+			return nil
+		}})
+	if err := b.Fits(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	running(t, consume(b, openHandler(t, nil)))
+	<-looks // it is there
+	s.stop()
+	for len(looks) > 0 {
+		<-looks
+	}
+	for range 3 { // the first may have begun before
+		<-looks
+	}
+	if err := b.Fits(t.Context()); err != nil {
+		t.Errorf("got %v, want that it fits still", err)
+	}
+	s.start() // for those who end
+}
+
 func asJSON(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
