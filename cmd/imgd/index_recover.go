@@ -21,6 +21,8 @@ import (
 )
 
 const (
+	// recoverTime bounds it without --timeout: a million events take minutes.
+	recoverTime = time.Hour
 	// recoverConnect is how long a NATS that does not answer is waited for.
 	recoverConnect = 15 * time.Second
 	// progressEvery is between two lines that say how far the reading has come.
@@ -63,12 +65,8 @@ back as it was. To recover again changes nothing.`,
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if r.timeout > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, r.timeout)
-				defer cancel()
-			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
+			defer cancel()
 			return exiting(r.run(ctx, cfg))
 		},
 	}
@@ -76,7 +74,7 @@ back as it was. To recover again changes nothing.`,
 	cmd.Flags().StringVar(&r.flags.config, "config", "", "config file, which names NATS (default imgd.yaml in the data directory, if there is one)")
 	cmd.Flags().StringVar(&r.index, "index", "", "directory of images.json, wherever it is")
 	cmd.Flags().BoolVar(&r.dryRun, "dry-run", false, "say what would be done, and do nothing")
-	cmd.Flags().DurationVar(&r.timeout, "timeout", 0, "give up after so long, with nothing changed (default: never)")
+	cmd.Flags().DurationVar(&r.timeout, "timeout", recoverTime, "give up after so long, with nothing changed")
 	return cmd
 }
 
