@@ -91,7 +91,9 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	}
 	rel := Release{Image: project.Image, Repositories: project.Repositories, Request: req, Tags: wanted(req.Named.Tags)}
 	known, ok := e.Pipeline.Lookup.Newest(req.ID)
+	stands := ""
 	if ok && known.Why != RootLost {
+		stands = known.ID
 		rel.Root, rel.Platforms, rel.Request.Version = known.Root, known.Platforms, known.Request.Version // see reuse
 	}
 	tags, err := e.Index.Preview(ctx, rel)
@@ -106,7 +108,7 @@ func (e *Explainer) Explain(ctx context.Context, req Request) (Explanation, erro
 	}
 	return Explanation{
 		Request: req.ID, Project: req.Project, Image: project.Image, Ref: req.Ref, Commit: req.Commit, CommitTime: req.CommitTime,
-		Describe: req.Describe, Version: req.Version, Release: known.ID, End: end, Why: why, Tags: tags, Plan: plan, Rules: req.Named.Steps,
+		Describe: req.Describe, Version: req.Version, Release: stands, End: end, Why: why, Tags: tags, Plan: plan, Rules: req.Named.Steps,
 	}, nil
 }
 
