@@ -12,9 +12,9 @@ import (
 // nothing new: none of the paths that its project watches differs from what was
 // built last of the same ref. That is compared, and not what a push says it
 // brought, so that it holds after force pushes, and after pushes that were left
-// out or lost. A tag is always built, and so is what is forced or rebuilt,
-// what a clock asks for, and the first of a ref. What req has made before is not looked at again: that it
-// is asked for once more is not a push.
+// out or lost. A tag is always built, and so is what is forced or rebuilt, what a
+// clock asks for, and the first of a ref. What req has made before is not looked
+// at again: that it is asked for once more is not a push.
 func (p *Pipeline) unwatched(ctx context.Context, req Request, known Release) error {
 	project, err := p.project(req.Project)
 	if err != nil {

@@ -136,7 +136,7 @@ func state(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// probe NAME [ERROR TODO] adds a probe to the daemon's check.
+// probe NAME [ERROR HINT] adds a probe to the daemon's check.
 func probe(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	p := httpapi.Probe{Name: args[0], Run: func(context.Context) (string, error) { return "it is there", nil }}

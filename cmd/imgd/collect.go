@@ -47,8 +47,8 @@ func (d *daemon) collectOften(ctx context.Context) {
 // collect removes from the own registry what neither a tag nor the index needs,
 // and old build logs. It is safe to interrupt and to repeat: an image that is
 // being pushed is young, and one that was built and is not in the index yet is
-// built again if it is lost. With an index that is behind its events, or while
-// NATS is away, nothing is removed.
+// built again if it is lost. With an index that is behind its events, or of which
+// NATS has not said yet that it is not, nothing is removed.
 func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
 	if err := d.bus.Fits(ctx); err != nil {
 		return httpapi.Collected{}, fmt.Errorf("the index may lack what is to stay: %w", err)
