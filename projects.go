@@ -47,6 +47,23 @@ func (p *Projects) all() map[string]Project {
 	return nil
 }
 
+// Repositories are those of every project that makes the image, in the order of
+// the config.
+func (p *Projects) Repositories(image string) []string {
+	var all []string
+	for _, project := range p.All() {
+		if project.Image != image {
+			continue
+		}
+		for _, repository := range project.Repositories {
+			if !slices.Contains(all, repository) {
+				all = append(all, repository)
+			}
+		}
+	}
+	return all
+}
+
 // Rules are how the project's images are named. The error is version.Complaints.
 func (p Project) Rules() (*version.Rules, error) {
 	return version.Parse(version.Config{Tags: p.Tags, Flavor: p.Flavor, Labels: p.Labels, Annotations: p.Annotations,

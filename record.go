@@ -225,7 +225,12 @@ func (p *Pipeline) compare(ctx context.Context, has Release, tag string, reposit
 // drifted tells that the repository has found, nothing if it is empty, where the
 // index wants has. It is not told twice; if it cannot be told, the log has it.
 func (p *Pipeline) drifted(ctx context.Context, has Release, repository, tag string, found digest.Digest) {
-	d := Drift{Image: has.Image, Repository: repository, Tag: tag, Wanted: has.Root.Digest, Found: found, Generation: p.Lookup.Generation(has.Image, tag)}
+	kind := DriftMoved
+	if found == "" {
+		kind = DriftMissing
+	}
+	d := Drift{Kind: kind, Image: has.Image, Repository: repository, Tag: tag, Wanted: has.Root.Digest, Found: found,
+		Generation: p.Lookup.Generation(has.Image, tag)}
 	p.log().Warn("drift: the registry has something else than the index", "release", has.ID, "repository", repository, "tag", tag,
 		"wanted", d.Wanted, "found", d.Found)
 	if p.Drifts == nil {

@@ -68,7 +68,11 @@ func TestPushedDrifts(t *testing.T) {
 			if err := w.settleAgain(); err != nil {
 				t.Fatal(err)
 			}
-			want := []imgd.Drift{{Image: otherImage, Repository: otherRepo, Tag: "v1.0.0", Wanted: d, Found: found, Generation: 1}}
+			kind := imgd.DriftMoved
+			if found == "" {
+				kind = imgd.DriftMissing
+			}
+			want := []imgd.Drift{{Kind: kind, Image: otherImage, Repository: otherRepo, Tag: "v1.0.0", Wanted: d, Found: found, Generation: 1}}
 			if !slices.Equal(w.drifts, want) {
 				t.Errorf("drifts %+v, want %+v", w.drifts, want)
 			}

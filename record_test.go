@@ -134,7 +134,7 @@ func TestRecord(t *testing.T) {
 		if again := w.record(in, false); again.ID != rel.ID {
 			t.Errorf("got %s, want %s", again.ID, rel.ID)
 		}
-		want := []imgd.Drift{{Image: otherImage, Repository: otherRepo, Tag: "v1.0.0", Wanted: d, Found: around, Generation: 1}}
+		want := []imgd.Drift{{Kind: imgd.DriftMoved, Image: otherImage, Repository: otherRepo, Tag: "v1.0.0", Wanted: d, Found: around, Generation: 1}}
 		if !slices.Equal(w.drifts, want) {
 			t.Errorf("drifts %+v, want %+v", w.drifts, want)
 		}

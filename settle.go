@@ -137,14 +137,7 @@ func (p *Pipeline) settleLost(ctx context.Context, rel Release, tag string) erro
 	return p.settleBack(ctx, rel.Image, tag)
 }
 
-// repositories are those of every project that makes the image, sorted.
+// repositories are those that config names for the image, sorted.
 func (p *Pipeline) repositories(image string) []string {
-	var all []string
-	for _, project := range p.Projects.All() {
-		if project.Image == image {
-			all = append(all, project.Repositories...)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return slices.Sorted(slices.Values(p.Projects.Repositories(image)))
 }

@@ -129,12 +129,17 @@ func EndEnvelope(st imgd.Status, image, indexID string) (subject string, body []
 // DriftEnvelope is the event of a drift that was seen at that time: the subject
 // it goes to and its bytes. The ID, and so the subject, is made of what drifted
 // and how, not of when and in which repository: the first 32 hex digits of the
-// sha256 of the JSON array [image, tag, wanted, found, generation].
+// sha256 of the JSON array [image, tag, wanted, found, generation], of a part that
+// is missing with its digest at the end.
 func DriftEnvelope(d imgd.Drift, at time.Time, indexID string) (subject string, body []byte, err error) {
 	if d.Image == "" || d.Tag == "" {
 		return "", nil, errors.New("write event of a drift: it names no image or no tag")
 	}
-	key, err := marshal([]any{d.Image, d.Tag, d.Wanted, d.Found, d.Generation})
+	what := []any{d.Image, d.Tag, d.Wanted, d.Found, d.Generation}
+	if d.Lack != nil {
+		what = append(what, d.Lack.Digest)
+	}
+	key, err := marshal(what)
 	if err != nil {
 		return "", nil, fmt.Errorf("name drift of %s:%s: %w", d.Image, d.Tag, err)
 	}

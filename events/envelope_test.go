@@ -66,7 +66,7 @@ func end(state imgd.State) imgd.Status {
 }
 
 func drift() imgd.Drift {
-	return imgd.Drift{Image: "demo/hello", Repository: "registry.example.com:5000/demo/hello", Tag: "latest",
+	return imgd.Drift{Kind: imgd.DriftMoved, Image: "demo/hello", Repository: "registry.example.com:5000/demo/hello", Tag: "latest",
 		Wanted: digest.Digest("sha256:" + strings.Repeat("f", 64)), Found: digest.Digest("sha256:" + strings.Repeat("e", 64)), Generation: 3}
 }
 

@@ -235,7 +235,7 @@ func TestEventSchemasAreOfTheCode(t *testing.T) {
 			Image string `json:"image"`
 		}{}, "/data/error": imgd.StatusError{}},
 		"conflict": nil, "superseded": nil, "dead": nil, "deleted": nil,
-		"drift": {"/data": imgd.Drift{}},
+		"drift": {"/data": imgd.Drift{}, "/data/lack": imgd.Lack{}},
 	} {
 		described := places(t, what)
 		for place, v := range types {

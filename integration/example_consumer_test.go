@@ -151,9 +151,10 @@ func TestEventsAreAsDocumented(t *testing.T) {
 	l.publish(1, "demo/hello", true)
 	l.publish(1, "demo/hello", false)
 	for _, d := range []imgd.Drift{
-		{Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Wanted: digest.FromString("a"), Found: digest.FromString("b"), Generation: 1},
-		{Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Wanted: digest.FromString("a"), Generation: 1},
-		{Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Found: digest.FromString("b")},
+		{Kind: imgd.DriftMoved, Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Wanted: digest.FromString("a"), Found: digest.FromString("b"), Generation: 1},
+		{Kind: imgd.DriftBlobMissing, Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Wanted: digest.FromString("a"),
+			Lack: &imgd.Lack{Part: "layer", Digest: digest.FromString("c"), Why: "it is not there"}, Generation: 1},
+		{Kind: imgd.DriftUnknownTag, Image: "demo/hello", Repository: "127.0.0.1:5000/demo/hello", Tag: "main", Found: digest.FromString("b")},
 	} {
 		if err := bus.ReportDrift(t.Context(), d); err != nil {
 			t.Fatal(err)
@@ -290,7 +291,7 @@ func TestExampleConsumer(t *testing.T) {
 
 	l.publish(2, "demo/other", true) // while it is away
 	l.publish(1, "demo/hello", false)
-	if err := bus.ReportDrift(t.Context(), imgd.Drift{Image: "demo/hello", Tag: "main"}); err != nil {
+	if err := bus.ReportDrift(t.Context(), imgd.Drift{Kind: imgd.DriftMissing, Image: "demo/hello", Tag: "main"}); err != nil {
 		t.Fatal(err)
 	}
 	l.publish(1, "demo/hello", true)

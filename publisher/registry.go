@@ -120,7 +120,7 @@ func describe(body []byte, header http.Header, ref string) (ocispec.Descriptor, 
 	dgst := digest.FromBytes(body)
 	if want := digest.Digest(ref); want.Validate() == nil {
 		if dgst = want.Algorithm().FromBytes(body); dgst != want {
-			return ocispec.Descriptor{}, fmt.Errorf("the registry served bytes of %s", dgst)
+			return ocispec.Descriptor{}, fmt.Errorf("the registry served bytes of %s: %w", dgst, errOtherBytes)
 		}
 	}
 	said := digest.Digest(header.Get("Docker-Content-Digest"))

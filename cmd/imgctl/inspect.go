@@ -25,7 +25,7 @@ type inspection struct {
 	Tags         []httpapi.Outcome     `json:"tags"`                   // of that release
 	Request      *imgd.Status          `json:"request,omitempty"`      // left out once it is forgotten, after 30 days
 	Step         *imgd.Step            `json:"step,omitempty"`         // instead of the request, if a command has made the release
-	Verification *httpapi.Verification `json:"verification,omitempty"` // left out if the registry could not be asked:
+	Verification *imgd.Verification `json:"verification,omitempty"` // left out if the registry could not be asked:
 	Unverified   string                `json:"unverified,omitempty"`   // why
 }
 
@@ -113,7 +113,7 @@ func (i *inspection) askHistory(ctx context.Context, c *client, r reference) err
 // verify compares the registry with the index. That it differs, or does not
 // answer, is a part of what is shown.
 func (i *inspection) verify(ctx context.Context, c *client, r reference) {
-	var v httpapi.Verification
+	var v imgd.Verification
 	err := c.Post(ctx, r.path()+"/verify", httpapi.Verify{}, &v)
 	var differs *httpapi.Problem
 	switch {

@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
@@ -46,7 +47,7 @@ func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o *out
 	}
 	ctx, cancel := a.within(cmd, callTime)
 	defer cancel()
-	var v httpapi.Verification
+	var v imgd.Verification
 	err := a.client().Post(ctx, r.path()+"/verify", httpapi.Verify{Digest: want}, &v)
 	var differs *httpapi.Problem
 	if errors.As(err, &differs) && differs.Verification != nil {
@@ -54,7 +55,7 @@ func (a *app) verify(cmd *cobra.Command, r reference, want digest.Digest, o *out
 	} else if err != nil {
 		return err
 	}
-	return errors.Join(o.print(ctx, a.stdout, result{items: []httpapi.Verification{v}, table: func(row func(...string)) {
+	return errors.Join(o.print(ctx, a.stdout, result{items: []imgd.Verification{v}, table: func(row func(...string)) {
 		row("REPOSITORY", "TAG", "SAME", "FOUND", "INDEX")
 		for _, at := range v.Repositories {
 			row(at.Repository, v.Tag, yesNo(at.Same), orDash(at.Found.String()), v.Want.String())

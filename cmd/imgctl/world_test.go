@@ -208,6 +208,14 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 	return ocispec.Descriptor{}, imgd.ErrNotFound
 }
 
+func (w *world) Look(ctx context.Context, repository, tag string, _ digest.Digest) (ocispec.Descriptor, error) {
+	return w.Resolve(ctx, repository, tag)
+}
+
+func (*world) Lacks(context.Context, string, digest.Digest, imgd.VerifyDepth, *imgd.Known) ([]imgd.Lack, error) {
+	return nil, nil
+}
+
 func (w *world) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

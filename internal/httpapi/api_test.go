@@ -339,7 +339,7 @@ func TestVerifyWhilePublishing(t *testing.T) {
 		}
 	}
 	got := w.do("POST", "/v1/images/demo/hello/tags/latest/verify", "{}")
-	var v httpapi.Verification
+	var v imgd.Verification
 	if err := json.Unmarshal([]byte(got.body), &v); err != nil || !v.OK || v.Want != next.Root.Digest || v.Pending != "" {
 		t.Errorf("got %d %s, want %s instead of %s", got.status, got.body, next.Root.Digest, second.Root.Digest)
 	}

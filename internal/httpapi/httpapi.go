@@ -49,6 +49,7 @@ type Index interface {
 
 // Registry is what verify compares the index with, and where images are compared.
 type Registry interface {
+	imgd.Inspector
 	// Resolve answers what ref, a tag or a digest, names at this moment, by the
 	// bytes that are served. imgd.ErrNotFound if there is none.
 	Resolve(ctx context.Context, repository, ref string) (ocispec.Descriptor, error)

@@ -147,7 +147,7 @@ func (a *API) getTag(w http.ResponseWriter, r *http.Request, image, tag string) 
 	if len(lines) == 0 {
 		return a.unknown(image, tag)
 	}
-	if configured := a.configured(image); len(configured) > 0 {
+	if configured := a.Projects.Repositories(image); len(configured) > 0 {
 		repositories = configured
 	}
 	writeJSON(w, http.StatusOK, "application/json", tagAnswer(TagAnswer{Image: image, Tag: tag, Root: root, Repositories: repositories, Seq: seq}, lines))
@@ -192,21 +192,11 @@ func (a *API) unknown(image, tag string) error {
 // repositories are those that config has for the image, in its order, else
 // those that the release was pushed to.
 func (a *API) repositories(image, release string) []string {
-	if all := a.configured(image); len(all) > 0 {
+	if all := a.Projects.Repositories(image); len(all) > 0 {
 		return all
 	}
 	rel, _ := a.Index.Release(release)
 	return rel.Repositories
-}
-
-func (a *API) configured(image string) []string {
-	var all []string
-	for _, project := range a.Projects.All() {
-		if project.Image == image {
-			all = append(all, project.Repositories...)
-		}
-	}
-	return all
 }
 
 func (a *API) getVersion(w http.ResponseWriter, r *http.Request) error {

@@ -398,8 +398,8 @@ func TestVerifyReportsDrift(t *testing.T) {
 	})
 	p := checkProblem(t, w.do("POST", path, "{}"), 409, "differs", copyR)
 	want := []imgd.Drift{
-		{Image: image, Repository: repo, Tag: "v1.2.3", Wanted: first.Root.Digest, Generation: 1},
-		{Image: image, Repository: copyR, Tag: "v1.2.3", Wanted: first.Root.Digest, Found: stranger, Generation: 1},
+		{Kind: imgd.DriftMissing, Image: image, Repository: repo, Tag: "v1.2.3", Wanted: first.Root.Digest, Generation: 1},
+		{Kind: imgd.DriftMoved, Image: image, Repository: copyR, Tag: "v1.2.3", Wanted: first.Root.Digest, Found: stranger, Generation: 1},
 	}
 	if !slices.Equal(w.drifts, want) || p.Verification.Unreported != "" || strings.Contains(p.Detail, "not reported") {
 		t.Errorf("reported %+v, want %+v, answered %+v", w.drifts, want, p)
@@ -455,7 +455,7 @@ func TestVerifyReportsNoClaim(t *testing.T) {
 		w.served[copyR+":latest"] = stranger
 	})
 	checkProblem(t, w.do("POST", "/v1/images/demo/hello/tags/latest/verify", "{}"), http.StatusConflict, "differs", next.ID)
-	want := []imgd.Drift{{Image: image, Repository: copyR, Tag: "latest", Wanted: second.Root.Digest, Found: stranger, Generation: 2}}
+	want := []imgd.Drift{{Kind: imgd.DriftMoved, Image: image, Repository: copyR, Tag: "latest", Wanted: second.Root.Digest, Found: stranger, Generation: 2}}
 	if !slices.Equal(w.drifts, want) {
 		t.Errorf("reported %+v, want %+v", w.drifts, want)
 	}

@@ -35,9 +35,9 @@ type Problem struct {
 	Detail string `json:"detail"` // what is wrong, and what to do
 	Code   Code   `json:"code"`
 
-	Verification *Verification `json:"verification,omitempty"` // with differs, of a verify
-	Wanted       digest.Digest `json:"wanted,omitempty"`       // with differs and conflict, of a record: what was to be recorded,
-	Found        digest.Digest `json:"found,omitempty"`        // and what the tag names instead
+	Verification *imgd.Verification `json:"verification,omitempty"` // with differs, of a verify
+	Wanted       digest.Digest      `json:"wanted,omitempty"`       // with differs and conflict, of a record: what was to be recorded,
+	Found        digest.Digest      `json:"found,omitempty"`        // and what the tag names instead
 }
 
 func (p *Problem) Error() string { return p.Detail }

@@ -175,6 +175,14 @@ func (r registry) Resolve(_ context.Context, repository, tag string) (ocispec.De
 	return ocispec.Descriptor{}, imgd.ErrNotFound
 }
 
+func (r registry) Look(ctx context.Context, repository, tag string, _ digest.Digest) (ocispec.Descriptor, error) {
+	return r.Resolve(ctx, repository, tag)
+}
+
+func (registry) Lacks(context.Context, string, digest.Digest, imgd.VerifyDepth, *imgd.Known) ([]imgd.Lack, error) {
+	return nil, nil
+}
+
 func (r registry) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
