@@ -157,9 +157,11 @@ type Pipeline struct {
 	// asked anew: see askAnew.
 	repaid sync.Map
 
-	// sweeping guards failed: the open releases that DriveOpen could not drive.
-	sweeping sync.Mutex
-	failed   map[string]failures // by release ID
+	// sweeping guards failed, the open releases that DriveOpen could not drive, and
+	// unsettled, the tags of which an error has left unknown what they name.
+	sweeping  sync.Mutex
+	failed    map[string]failures // by release ID
+	unsettled map[tagOf]failures
 }
 
 // Handle takes req to its end, or returns an error that says why not:

@@ -246,7 +246,15 @@ func (p *play) settle() {
 			p.t.Fatalf("%d requests and %d releases never end", len(p.queue), len(p.index.Open()))
 		}
 		p.round()
-		_ = p.daemons[0].DriveOpen(p.t.Context(), p.later(), 0) // what it could not do it does in the next round
+		p.sweep()
+	}
+	p.sweep() // what the last round has left
+}
+
+// sweep is that of each daemon. What it cannot do it does in the next.
+func (p *play) sweep() {
+	for _, daemon := range p.daemons {
+		_ = daemon.DriveOpen(p.t.Context(), p.later(), 0)
 	}
 }
 

@@ -20,7 +20,9 @@ var errNoRepository = errors.New("no configured project makes the image")
 // back itself. In one process it runs once at a time per image. ErrNotFound if
 // a repository does not have the wanted root, ErrRefused if it will not have
 // the tag as it is wanted; then, too, the index still wants it so. No other
-// error says anything about the request that meets it.
+// error says anything about the request that meets it. After such an error the tag
+// may have been left as another release wants it, of a request that does not come
+// again: DriveOpen settles it.
 func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	leave, err := p.settling.enter(ctx, image)
 	if err != nil {
@@ -35,10 +37,30 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
 			continue
 		}
+		p.note(tagOf{image, tag}, err == nil || stays(err))
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
 		return err
+	}
+}
+
+// A tagOf is a tag of an image.
+type tagOf struct{ image, tag string }
+
+// note remembers a tag that could not be settled, until it is.
+func (p *Pipeline) note(t tagOf, settled bool) {
+	p.sweeping.Lock()
+	defer p.sweeping.Unlock()
+	if settled {
+		delete(p.unsettled, t)
+		return
+	}
+	if p.unsettled == nil {
+		p.unsettled = map[tagOf]failures{}
+	}
+	if _, known := p.unsettled[t]; !known {
+		p.unsettled[t] = failures{}
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
 )
 
@@ -157,6 +159,48 @@ func TestTakenOverWhileReadingBack(t *testing.T) {
 	}
 	if _, err := w.deliver(older); second.err != nil || err != nil {
 		t.Fatal(second.err, err)
+	}
+	w.check()
+}
+
+// So does one whose second look is cut short by an error: its process comes back to
+// the tag, as its request has been served meanwhile and does not come again.
+func TestTakenOverAndCutShort(t *testing.T) {
+	w := newWorld(t)
+	w.repos = []string{demoRepo, copyRepo}
+	w.refs["refs/tags/v1.0.0"], w.refs["refs/tags/v1.0.1"] = commit("a"), commit("b")
+	older, newer := w.resolved(request("refs/tags/v1.0.0", 1)), w.resolved(request("refs/tags/v1.0.1", 2))
+	late := w.work(older)
+	late.until("before tag", at(copyRepo, "latest"))
+	for _, req := range []imgd.Request{older, newer} {
+		if _, err := w.deliver(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late.until("after tag", at(copyRepo, "latest"))
+	late.until("before tag", at(copyRepo, "latest"))
+	late.fate = func(string) string { return "fails" }
+	for late.at != "end" {
+		late.step()
+	}
+	if _, err := w.deliver(older); late.err == nil || err != nil {
+		t.Fatal(late.err, err)
+	}
+	late.fate = nil
+	later := time.Now()
+	done := make(chan error)
+	go func() {
+		err := late.p.DriveOpen(t.Context(), later, 0)
+		late.at = "end"
+		late.stands <- struct{}{}
+		done <- err
+	}()
+	<-late.stands
+	for late.at != "end" {
+		late.step()
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 	w.check()
 }

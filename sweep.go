@@ -44,8 +44,10 @@ func (f failures) compare(g failures) int {
 // DriveOpen drives the releases that were admitted more than stood before now
 // and are still open, for those whose request is not being handled any more. A
 // release that it cannot drive is left alone for the growing delay of
-// RetryDelay from now. It goes on after an error and returns them all.
+// RetryDelay from now. Before that it settles the tags that an error has left as
+// they were, of whatever request. It goes on after an error and returns them all.
 func (p *Pipeline) DriveOpen(ctx context.Context, now time.Time, stood time.Duration) error {
+	unsettled := p.settleLeft(ctx, now)
 	var group errgroup.Group
 	group.SetLimit(driveAtOnce)
 	due := p.due(now, stood)
@@ -57,6 +59,36 @@ func (p *Pipeline) DriveOpen(ctx context.Context, now time.Time, stood time.Dura
 		})
 	}
 	_ = group.Wait() // the errors are in errs
+	return errors.Join(append(errs, unsettled)...)
+}
+
+// settleLeft settles the tags that are due of those that an error has left. Those
+// of an open release are settled when that is driven.
+func (p *Pipeline) settleLeft(ctx context.Context, now time.Time) error {
+	driven := map[tagOf]bool{}
+	for _, rel := range p.Lookup.Open() {
+		for _, t := range rel.Tags {
+			driven[tagOf{rel.Image, t.Name}] = true
+		}
+	}
+	p.sweeping.Lock()
+	var due []tagOf
+	for t, f := range p.unsettled {
+		if !driven[t] && !now.Before(f.until) {
+			p.unsettled[t] = failures{times: f.times + 1, until: now.Add(RetryDelay(f.times + 1))}
+			due = append(due, t)
+		}
+	}
+	p.sweeping.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, driveTime)
+	defer cancel()
+	var errs []error
+	for _, t := range due {
+		if ctx.Err() != nil {
+			break // they come again
+		}
+		errs = append(errs, p.settleBack(ctx, t.image, t.tag))
+	}
 	return errors.Join(errs...)
 }
 

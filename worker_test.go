@@ -23,7 +23,8 @@ type worker struct {
 	err  error
 	die  context.CancelFunc
 	fate func(effect string) string // what befalls the next effect: see do; nil: nothing
-	slow bool                       // it stands still between the write of a tag and the reading back too
+	p    *imgd.Pipeline
+	slow bool // it stands still between the write of a tag and the reading back too
 
 	steps  chan struct{} // each lets it go on
 	stands chan struct{} // each says that it stands still
@@ -35,6 +36,7 @@ func (w *world) work(req imgd.Request) *worker {
 	k := &worker{world: w, req: req, at: "begin", die: die, steps: make(chan struct{}), stands: make(chan struct{})}
 	p := w.pipeline()
 	p.Git, p.Builder, p.Capturer, p.Tagger, p.Index, p.Asker = k, k, reader{k, w}, k, k, k
+	k.p = p
 	go func() {
 		<-k.steps
 		got := k.req
