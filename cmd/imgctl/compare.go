@@ -65,7 +65,8 @@ func (b *build) runCompare(ctx context.Context) error {
 	return nil
 }
 
-// released is what the tag names at this moment. Its commit is what is built.
+// released is what the tag names at this moment. Its commit is what is built, with
+// what was asked for beside it.
 func (b *build) released(ctx context.Context) (digest.Digest, error) {
 	var projects httpapi.List[httpapi.Project]
 	if err := b.client().Get(ctx, "/v1/projects", url.Values{"limit": {"1000"}}, &projects); err != nil {
@@ -80,6 +81,11 @@ func (b *build) released(ctx context.Context) (digest.Digest, error) {
 	if err := b.client().Get(ctx, b.with.path(), nil, &tag); err != nil {
 		return "", err
 	}
+	var why httpapi.Why
+	if err := b.client().Get(ctx, b.with.path()+"/why", nil, &why); err != nil {
+		return "", err
+	}
+	b.ask.Args, b.ask.Target, b.ask.Platforms = why.Args, why.Target, why.Platforms
 	source := tag.Items[0].SourceRef
 	commit := source[strings.LastIndex(source, "@")+1:]
 	if b.ask.Commit != "" && b.ask.Commit != commit {

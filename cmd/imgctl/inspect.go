@@ -16,17 +16,17 @@ import (
 
 // An inspection is all that the daemon knows of a tag.
 type inspection struct {
-	Image        string                `json:"image"`
-	Tag          string                `json:"tag"`
-	Root         digest.Digest         `json:"root"`
-	Repositories []string              `json:"repositories"`
-	Records      []imgd.Record         `json:"records"`
-	Release      string                `json:"release"`
-	Tags         []httpapi.Outcome     `json:"tags"`                   // of that release
-	Request      *imgd.Status          `json:"request,omitempty"`      // left out once it is forgotten, after 30 days
-	Step         *imgd.Step            `json:"step,omitempty"`         // instead of the request, if a command has made the release
+	Image        string             `json:"image"`
+	Tag          string             `json:"tag"`
+	Root         digest.Digest      `json:"root"`
+	Repositories []string           `json:"repositories"`
+	Records      []imgd.Record      `json:"records"`
+	Release      string             `json:"release"`
+	Tags         []httpapi.Outcome  `json:"tags"`                   // of that release
+	Request      *imgd.Status       `json:"request,omitempty"`      // left out once it is forgotten, after 30 days
+	Step         *imgd.Step         `json:"step,omitempty"`         // instead of the request, if a command has made the release
 	Verification *imgd.Verification `json:"verification,omitempty"` // left out if the registry could not be asked:
-	Unverified   string                `json:"unverified,omitempty"`   // why
+	Unverified   string             `json:"unverified,omitempty"`   // why
 }
 
 func (a *app) inspectCommand() *cobra.Command {

@@ -98,10 +98,14 @@ func setRef(ts *testscript.TestScript, _ bool, args []string) {
 	w.change(func() { w.refs[args[0]] = strings.Repeat(args[1], 40) })
 }
 
-// publish FULL LETTER publishes that commit as named by that ref.
+// publish FULL LETTER [TARGET] publishes that commit as named by that ref.
 func publish(ts *testscript.TestScript, _ bool, args []string) {
 	setRef(ts, false, args)
-	_, err := worldOf(ts).publish(contextOf(ts), imgd.Request{Project: "hello", Ref: args[0], Commit: strings.Repeat(args[1], 40), AskedAt: epoch}, args[0])
+	req := imgd.Request{Project: "hello", Ref: args[0], Commit: strings.Repeat(args[1], 40), AskedAt: epoch}
+	if len(args) > 2 {
+		req.Target = args[2]
+	}
+	_, err := worldOf(ts).publish(contextOf(ts), req, args[0])
 	ts.Check(err)
 }
 

@@ -19,8 +19,14 @@ type Why struct {
 	By      string           `json:"by,omitempty"`
 	Reason  string           `json:"reason,omitempty"` // that was given
 	Rules   []version.Step   `json:"rules,omitempty"`  // of a build: what each gave, or why nothing
-	Tags    []Outcome        `json:"tags"`             // of the release
-	Seq     uint64           `json:"seq"`
+
+	// What a build was asked for beside its ref.
+	Args      map[string]string `json:"args,omitempty"`
+	Target    string            `json:"target,omitempty"`
+	Platforms []string          `json:"platforms,omitempty"`
+
+	Tags []Outcome `json:"tags"` // of the release
+	Seq  uint64    `json:"seq"`
 }
 
 func (a *API) why(w http.ResponseWriter, r *http.Request, image, tag string) error {
@@ -39,6 +45,7 @@ func (a *API) why(w http.ResponseWriter, r *http.Request, image, tag string) err
 	rel, _ := a.Index.Release(records[0].Release)
 	return answer(w, http.StatusOK, Why{
 		Image: image, Tag: tag, Release: rel.ID, Ref: rel.Request.Ref, Commit: rel.Request.Commit, Command: rel.Command, Pushed: rel.Pushed,
-		By: rel.Request.By, Reason: rel.Request.Reason, Rules: rel.Steps, Tags: outcomes(rel), Seq: seq,
+		By: rel.Request.By, Reason: rel.Request.Reason, Rules: rel.Steps,
+		Args: rel.Request.Args, Target: rel.Request.Target, Platforms: rel.Request.Platforms, Tags: outcomes(rel), Seq: seq,
 	})
 }
