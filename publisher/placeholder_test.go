@@ -218,6 +218,27 @@ func TestPlaceholderLeft(t *testing.T) {
 	}
 }
 
+// A tag that another daemon is just removing is not lost when it was put: it is put again.
+func TestTagUnderAPlaceholder(t *testing.T) {
+	t.Parallel()
+	a := newAged(t)
+	a.half()
+	_, header, body := a.direct("GET", "demo/hello/manifests/pr-7", "", nil)
+	a.age(func(_ http.ResponseWriter, r *http.Request) {
+		if isTag(r, "GET") && a.times("PUT /v2/demo/hello/manifests/pr-7") == 1 {
+			a.direct("PUT", "demo/hello/manifests/pr-7", header.Get("Content-Type"), body)
+		}
+	})
+	tag := func() error { return newPublisher().Tag(t.Context(), a.addr+"/demo/hello", "pr-7", a.root) }
+	if err := tag(); err == nil || errors.Is(err, imgd.ErrNotFound) || !strings.Contains(err.Error(), "another hand") {
+		t.Errorf("got %v, want another try", err)
+	}
+	if err := tag(); err != nil {
+		t.Error(err)
+	}
+	a.mustName(a.root.Digest)
+}
+
 // A registry that deletes nothing says so before the tag is touched, or gets its image back.
 func TestPlaceholderRefused(t *testing.T) {
 	t.Parallel()
@@ -286,14 +307,15 @@ func TestPlaceholderAndAnotherHand(t *testing.T) {
 	t.Parallel()
 	a := newAged(t)
 	for _, row := range []struct {
-		name string
-		at   func(r *http.Request, nth int) bool
+		name    string
+		at      func(r *http.Request, nth int) bool
+		deletes int // by digest; distribution 2 looks for the tags of a digest before it removes them
 	}{
-		{"while it is asked whether manifests are deleted", steps[0].is},
+		{"while it is asked whether manifests are deleted", steps[0].is, 1},
 		{"before the placeholder is read back", func(r *http.Request, _ int) bool {
 			return isTag(r, "GET") && a.times("PUT /v2/demo/hello/manifests/pr-7") > 0
-		}},
-		{"before the placeholder is deleted", steps[2].is},
+		}, 1},
+		{"before the placeholder is deleted", steps[2].is, 2},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			a.begin()
@@ -308,6 +330,9 @@ func TestPlaceholderAndAnotherHand(t *testing.T) {
 			})
 			if err := a.untag(t.Context()); err != nil {
 				t.Errorf("got %v, want none: the tag is another's", err)
+			}
+			if nth != row.deletes {
+				t.Errorf("%d digests were deleted, want %d", nth, row.deletes)
 			}
 			a.mustName(a.other.Digest)
 		})
