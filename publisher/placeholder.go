@@ -112,14 +112,15 @@ func (r repository) mayReplace(ctx context.Context, tag string, there holding, o
 // placeholder stands there. It answers the refusal; if it could not put root
 // back its error is none, so that the tag is tried again.
 func (r repository) putBack(ctx context.Context, tag string, root digest.Digest, refused error) error {
-	now, body, err := r.served(ctx, tag)
+	_, body, err := r.served(ctx, tag)
 	if err == nil && r.replaced(tag, body) == root {
-		if now, body, err = r.manifest(ctx, root.String()); err == nil {
-			err = explain(r.put(ctx, tag, now, body))
+		var was ocispec.Descriptor
+		if was, body, err = r.manifest(ctx, root.String()); err == nil {
+			err = explain(r.put(ctx, tag, was, body))
 		}
 	}
 	if err != nil && !errors.Is(err, imgd.ErrNotFound) { // a root that is lost cannot be put back
-		return fmt.Errorf("%v; put back %s: %v", refused, root, err)
+		return fmt.Errorf("%s; put back %s: %s", refused.Error(), root, err.Error()) // neither is the last word
 	}
 	return refused
 }

@@ -204,6 +204,12 @@ func TestPlaceholderLeft(t *testing.T) {
 	a.mustName(gone)
 	a.half()
 	stands := a.tag("demo/hello", "pr-7")
+	_, _, body := a.direct("GET", "demo/hello/manifests/pr-7", "", nil)
+	if want := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{` +
+		`"dev.imgd.placeholder.for":"demo/hello:pr-7","dev.imgd.placeholder.of":"` + a.root.Digest.String() + `",` +
+		`"org.opencontainers.image.description":"imgd is removing this tag. It names no image any more."}}`; string(body) != want {
+		t.Errorf("the bytes are a format:\n%s\nwant\n%s", body, want)
+	}
 	if err := p.Untag(t.Context(), a.addr+"/demo/hello", "pr-7", func(digest.Digest) bool { return false }); err != nil {
 		t.Error(err)
 	}
