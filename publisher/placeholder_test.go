@@ -204,6 +204,11 @@ func TestPlaceholderLeft(t *testing.T) {
 	a.mustName(gone)
 	a.half()
 	stands := a.tag("demo/hello", "pr-7")
+	for _, want := range []digest.Digest{a.root.Digest, ""} {
+		if now, err := p.Look(t.Context(), a.addr+"/demo/hello", "pr-7", want); !errors.Is(err, imgd.ErrNotFound) {
+			t.Errorf("pr-7 looks like %s, %v", now.Digest, err)
+		}
+	}
 	_, _, body := a.direct("GET", "demo/hello/manifests/pr-7", "", nil)
 	if want := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{` +
 		`"dev.imgd.placeholder.for":"demo/hello:pr-7","dev.imgd.placeholder.of":"` + a.root.Digest.String() + `",` +
