@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -284,27 +285,39 @@ func (i *independents) both(t *testing.T) {
 			}
 		}
 	}
-	lost := i.gate.Fault(func(req *http.Request) *kit.Fault { // what was pushed there is not there any more
-		if req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path, "/v2/"+image+"/manifests/sha256:") {
-			return &kit.Fault{Status: http.StatusNotFound, Body: `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`}
-		}
-		return nil
-	})
 	i.locked.Forbid(image, "push", "delete")
 	request, err := i.submit("both", "main")
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.waitTry(t, request, `"error":{`)
+	i.waitTry(t, request, "insufficient_scope")
 	mustNotBe("one registry takes no push")
+	found := i.gate.Fault(func(req *http.Request) *kit.Fault { // what was pushed there is not there any more
+		if req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path, "/v2/"+image+"/manifests/sha256:") {
+			return &kit.Fault{Status: http.StatusNotFound, Body: `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`}
+		}
+		return nil
+	})
 	i.locked.Forbid(image)
 	i.waitTry(t, request, "404 Not Found")
 	mustNotBe("the other has lost it")
-	lost()
+	found()
 	i.waitTry(t, request, `"state":"published"`)
 	records := i.built(t, "both", "main")
 	i.old.mustAgree(t, image, records)
 	i.new.mustAgree(t, image, records)
+
+	ref, err := name.ParseReference(i.old.host+"/"+image+"@"+records[0].IndexDigest, i.old.naming...)
+	if err == nil {
+		err = remote.Delete(ref, i.old.options...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = i.daemon.Imgctl(t.Context(), "verify", image+":main")
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), i.old.host) {
+		t.Errorf("one of two has lost it: %v, want exit code 3 and which", err)
+	}
 }
 
 // waitTry waits until the request's status has the text.
