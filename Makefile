@@ -42,9 +42,9 @@ deps: ## Install what is missing from the system (runc, git, busybox-static, ...
 	@tools/deps.sh $(DEPS)
 
 # What only the tests need: a C compiler for the race detector, strace to see what is fsynced, ssh for the stand-in of a base
-# image, systemd-analyze for the unit.
+# image, systemd-analyze for the unit, and a registry of another generation.
 .PHONY: test-deps
-test-deps:
+test-deps: $(BIN)/docker-registry
 	@tools/deps.sh $(DEPS) $(TEST_DEPS)
 
 .PHONY: demo
@@ -114,6 +114,9 @@ $(eval $(call build_tool,buildctl,github.com/moby/buildkit,github.com/moby/build
 $(eval $(call build_tool,containerd,$(containerd_pkg),$(containerd_pkg)/cmd/containerd, (about 1 minute the first time)))
 $(eval $(call build_tool,containerd-shim-runc-v2,$(containerd_pkg),$(containerd_pkg)/cmd/containerd-shim-runc-v2))
 $(eval $(call build_tool,ctr,$(containerd_pkg),$(containerd_pkg)/cmd/ctr))
+
+$(BIN)/docker-registry: tools/docker-registry.sh
+	@mkdir -p $(BIN) && tools/docker-registry.sh $@ && touch -h $@
 
 $(BIN)/.staticcheck-$(STATICCHECK_VERSION):
 	@echo "installing staticcheck $(STATICCHECK_VERSION)"

@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
+	"strings"
 
 	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
@@ -69,50 +69,40 @@ func (e *statusError) read(body []byte) {
 	}
 }
 
+// row is what the table says of the answer.
+func (e *statusError) row() answer { return answerOf(e.method, e.code, e.codes) }
+
 // Error says what happened and what to do about it.
 func (e *statusError) Error() string {
 	text := fmt.Sprintf("%s %s: %d %s%.*s", e.method, e.url, e.code, http.StatusText(e.code), maxErrorText, e.message)
-	switch e.code {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return text + " (the registry does not allow this to imgd: check credentials and rights)"
-	case http.StatusRequestEntityTooLarge:
-		return text + " (the registry, or a proxy before it, limits the size of requests)"
-	case http.StatusTooManyRequests:
-		text += " (the registry limits the rate of requests"
-		if e.retryAfter != "" {
-			text += fmt.Sprintf("; it asks to wait %.40s", e.retryAfter)
-		}
-		return text + ")"
+	row := e.row()
+	todo := row.todo
+	if row.again && e.retryAfter != "" {
+		todo = strings.TrimPrefix(fmt.Sprintf("%s; it asks to wait %.40s", todo, e.retryAfter), "; ")
 	}
-	return text
+	if todo == "" {
+		return text
+	}
+	return text + " (" + todo + ")"
 }
 
-// Is makes what a registry does not have imgd.ErrNotFound. Some answer by the
-// code and another status.
+// Is makes what a registry does not have imgd.ErrNotFound.
 func (e *statusError) Is(target error) bool {
-	unknown := func(code string) bool {
-		return slices.Contains([]string{"MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN"}, code)
-	}
-	return target == imgd.ErrNotFound && (e.code == http.StatusNotFound || slices.ContainsFunc(e.codes, unknown))
+	return target == imgd.ErrNotFound && e.row().means == absent
 }
 
-// refuses reports whether err may be a registry's last word on a write: a 4xx
-// that neither another try nor other credentials nor a new push of what is
-// missing may change, by its status and by the code in its body. It is the last
-// word only if the repository takes other writes at the same time. A read has no
-// last word: what cannot be read now may be later.
-func refuses(err error) bool {
+// means is what the registry's answer in err means; what is no answer passes.
+func means(err error) meaning {
 	var e *statusError
-	if !errors.As(err, &e) || e.code/100 != 4 || errors.Is(err, imgd.ErrNotFound) {
-		return false
+	if !errors.As(err, &e) {
+		return passes
 	}
-	mendable := []int{
-		http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusConflict,
-		http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests,
-	}
-	passes := func(code string) bool { return code == "TOOMANYREQUESTS" || code == "UNAUTHORIZED" }
-	return (e.method == http.MethodPut || e.method == http.MethodDelete) && !slices.Contains(mendable, e.code) && !slices.ContainsFunc(e.codes, passes)
+	return e.row().means
 }
+
+// refuses reports whether err may be a registry's last word on a write. It is
+// the last word only if the repository takes other writes at the same time.
+func refuses(err error) bool { return means(err) == refused || means(err) == undeletable }
 
 // refusal is the refused write of a tag, with what the tag names now and what
 // to do. It wraps imgd.ErrRefused.

@@ -7,6 +7,7 @@ package publisher
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -43,6 +44,10 @@ type Config struct {
 	Credentials Credentials      // read anew every few minutes, and after a refusal; default: none
 	Now         func() time.Time // default time.Now
 	Log         *slog.Logger     // default: none
+
+	// UntagByPlaceholder are registries (host or host:port) that delete manifests
+	// and no tags, of which tags are removed all the same: see replace.
+	UntagByPlaceholder []string
 }
 
 // Publisher speaks to registries. Its methods are safe for concurrent use, and
@@ -51,6 +56,8 @@ type Publisher struct {
 	hosts  docker.RegistryHosts
 	client *http.Client
 	recent *recent
+
+	untagByPlaceholder []string
 }
 
 // New returns a Publisher. It contacts nobody.
@@ -77,7 +84,7 @@ func New(cfg Config) *Publisher {
 		docker.WithPlainHTTP(plain),
 		docker.WithAuthorizer(bodyCloser{&renewed{credentials: cfg.Credentials, client: client, now: cfg.Now}}),
 	)
-	return &Publisher{hosts: hosts, client: client, recent: &recent{now: cfg.Now}}
+	return &Publisher{hosts: hosts, client: client, recent: &recent{now: cfg.Now}, untagByPlaceholder: cfg.UntagByPlaceholder}
 }
 
 // Tag makes tag name root, whose bytes the repository has: it reads them by
@@ -102,7 +109,7 @@ func (p *Publisher) Tag(ctx context.Context, repository, tag string, root ocispe
 	} else if err != nil {
 		return fmt.Errorf("tag %s: put %s: %w", r.at(tag), desc.Digest, err)
 	}
-	now, _, err := r.manifest(ctx, tag)
+	now, _, err := r.served(ctx, tag)
 	if err != nil {
 		return fmt.Errorf("tag %s: read it back: %w", r.at(tag), err)
 	}
@@ -172,27 +179,38 @@ func (p *Publisher) Untag(ctx context.Context, repository, tag string, ours func
 	if err != nil {
 		return fmt.Errorf("untag %s: %w", r.at(tag), err)
 	}
-	if there == "" {
+	if there.root == "" {
 		return nil
 	}
 	removed := r.remove(ctx, tag)
-	if removed != nil && !refuses(removed) && !errors.Is(removed, imgd.ErrNotFound) {
+	if means(removed) == undeletable && (r.replaces() || there.names != there.root) {
+		removed = r.replace(ctx, tag, there, ours)
+	}
+	if removed != nil && !refuses(removed) && !errors.Is(removed, imgd.ErrNotFound) && !errors.Is(removed, errAnotherHand) {
 		return fmt.Errorf("untag %s: %w", r.at(tag), removed)
 	}
 	there, err = r.names(ctx, tag, ours) // gone is gone, whoever removed it
 	switch {
 	case err != nil:
 		return fmt.Errorf("untag %s: read it back: %w", r.at(tag), err)
-	case there == "":
+	case there.root == "":
 		return nil
 	case refuses(removed):
-		if err := r.rewritable(ctx, there); err != nil {
+		if err := r.rewritable(ctx, there.names); err != nil {
 			return fmt.Errorf("untag %s: %w; and nothing else is taken there: %w", r.at(tag), removed, err)
 		}
 		return fmt.Errorf("untag %s: %w", r.at(tag),
-			refusal(removed, there.String(), "allow imgd to delete tags there, or delete it by hand"))
+			refusal(removed, there.names.String(), "allow imgd to delete tags there, or delete it by hand"))
+	case errors.Is(removed, errAnotherHand):
+		return fmt.Errorf("untag %s: it names %s: %w", r.at(tag), there.names, removed)
 	}
 	return fmt.Errorf("untag %s: the registry accepted the removal and still serves the tag", r.at(tag))
+}
+
+// replaces reports whether the tags of the registry are removed by a
+// placeholder where it does not delete them.
+func (r repository) replaces() bool {
+	return slices.Contains(r.untagByPlaceholder, reference.Domain(r.named))
 }
 
 // rewritable is writable with what the repository has by that digest.
@@ -204,13 +222,23 @@ func (r repository) rewritable(ctx context.Context, there digest.Digest) error {
 	return r.writable(ctx, desc, body)
 }
 
+// A holding is what of ours a tag names: root, or the placeholder of root.
+type holding struct{ names, root digest.Digest }
+
 // names is what of ours the tag names, empty if nothing.
-func (r repository) names(ctx context.Context, tag string, ours func(digest.Digest) bool) (digest.Digest, error) {
-	desc, _, err := r.manifest(ctx, tag)
-	if errors.Is(err, imgd.ErrNotFound) || errors.Is(err, errNotImage) || err == nil && !ours(desc.Digest) {
-		return "", nil
+func (r repository) names(ctx context.Context, tag string, ours func(digest.Digest) bool) (holding, error) {
+	desc, body, err := r.served(ctx, tag)
+	if errors.Is(err, imgd.ErrNotFound) || errors.Is(err, errNotImage) {
+		return holding{}, nil
 	}
-	return desc.Digest, err
+	if err != nil {
+		return holding{}, err
+	}
+	there := holding{desc.Digest, cmp.Or(r.replaced(tag, body), desc.Digest)}
+	if !ours(there.root) {
+		return holding{}, nil
+	}
+	return there, nil
 }
 
 // Resolve answers what ref, a tag or a digest, names in the repository, by

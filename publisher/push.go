@@ -35,9 +35,8 @@ func (p *Publisher) CanPush(ctx context.Context, repository string) error {
 
 // lacking adds to a refusal which account it takes.
 func (r repository) lacking(err error) error {
-	var status *statusError
 	err = explain(err) // a token server's refusal, too
-	if !errors.As(err, &status) || status.code != http.StatusUnauthorized && status.code != http.StatusForbidden {
+	if means(err) != locked {
 		return err
 	}
 	host := reference.Domain(r.named)

@@ -18,6 +18,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/imgd/imgd"
 )
 
 // maxManifest bounds a manifest and an image config, in bytes. Registries take
@@ -102,8 +104,18 @@ func (r repository) open(ctx context.Context, kind, ref string) (io.ReadCloser, 
 }
 
 // manifest reads the manifest or index that ref names. The bytes are those of
-// the digest in the answer, and of ref if it is a digest.
+// the digest in the answer, and of ref if it is a digest. A tag that names a
+// placeholder is not there any more: imgd.ErrNotFound.
 func (r repository) manifest(ctx context.Context, ref string) (ocispec.Descriptor, []byte, error) {
+	desc, body, err := r.served(ctx, ref)
+	if err == nil && r.replaced(ref, body) != "" {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("read %s: imgd is removing it: %w", r.at(ref), imgd.ErrNotFound)
+	}
+	return desc, body, err
+}
+
+// served is manifest, placeholders included.
+func (r repository) served(ctx context.Context, ref string) (ocispec.Descriptor, []byte, error) {
 	body, header, err := r.get(ctx, "manifests", ref)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("read %s: %w", r.at(ref), err)
@@ -171,13 +183,17 @@ func manifestTypes() []string {
 	}
 }
 
-// remove deletes the tag, not the manifest.
-func (r repository) remove(ctx context.Context, tag string) error {
+// remove deletes what ref names: of a tag the tag and not the manifest, of a
+// digest the manifest with all its tags.
+func (r repository) remove(ctx context.Context, ref string) error {
 	ctx = docker.WithScope(ctx, "repository:"+reference.Path(r.named)+":delete,pull")
-	resp, err := r.send(ctx, call{host: r.host, method: http.MethodDelete, path: "/" + reference.Path(r.named) + "/manifests/" + tag, accept: "*/*"})
-	var status *statusError
-	if errors.As(err, &status) && (status.code == http.StatusMethodNotAllowed || status.code == http.StatusBadRequest) {
-		return fmt.Errorf("the registry does not delete tags: %w", err)
+	resp, err := r.send(ctx, call{host: r.host, method: http.MethodDelete, path: "/" + reference.Path(r.named) + "/manifests/" + ref, accept: "*/*"})
+	if means(err) == undeletable {
+		what := "tags"
+		if digest.Digest(ref).Validate() == nil {
+			what = "manifests"
+		}
+		return fmt.Errorf("the registry does not delete %s: %w", what, err)
 	}
 	if err != nil {
 		return err

@@ -85,6 +85,8 @@ type RegistryConfig struct {
 	CAFile string `yaml:"caFile"`
 	// Directory with docker's `config.json`: logins and credential helpers, for imgd and its builds. They are read anew every few minutes and for each build.
 	DockerConfig string `yaml:"dockerConfig" unset:"$DOCKER_CONFIG, else ~/.docker"`
+	// host[:port] of registries that delete manifests and no tags, as distribution 2 does. Of a tag there imgd makes an [empty index](registries.md#placeholder) of its own and deletes that; else such tags stay.
+	UntagByPlaceholder []string `yaml:"untagByPlaceholder"`
 	// host:port where the one in process listens. Its address is part of the repositories' names, so keep it.
 	Listen string `yaml:"listen"`
 	// How often the one in process is freed of what nothing needs any more, and old build logs are removed; 0 never does.

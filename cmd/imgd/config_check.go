@@ -74,6 +74,9 @@ func (c *config) validateParts() {
 	for key, host := range map[string]string{"registry.address": c.Registry.Address, "buildkit.registryAddress": c.BuildKit.RegistryAddress} {
 		c.bad(host == "" || imgd.IsHost(host), key, "%q is not host[:port], without scheme, path and credentials", redacted(host))
 	}
+	for i, host := range c.Registry.UntagByPlaceholder {
+		c.bad(imgd.IsHost(host), fmt.Sprintf("registry.untagByPlaceholder[%d]", i), "%q is not host[:port], without scheme, path and credentials", redacted(host))
+	}
 	c.bad(c.Registry.CAFile == "" || !c.Registry.PlainHTTP, "registry.plainHTTP", "with registry.caFile the registry speaks TLS: leave one of them out")
 	u, err := url.Parse(c.BuildKit.Address)
 	c.bad(c.BuildKit.Address == "" || err == nil && slices.Contains([]string{"unix", "tcp", "docker-container", "kube-pod", "ssh"}, u.Scheme),

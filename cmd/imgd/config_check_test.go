@@ -20,7 +20,7 @@ slots: 3
 log:
   level: loud
 nats: {url: nats://user:pw@h:4222, credsFile: rel}
-registry: {address: "https://u:pw@r.test/x", plainHTTP: maybe}
+registry: {address: "https://u:pw@r.test/x", plainHTTP: maybe, untagByPlaceholder: [r.test:5000, "http://r.test"]}
 git: [a]
 projects:
   - name: Hello
@@ -45,6 +45,7 @@ FILE:7:13: nats.url: credentials cannot stand in the URL, which others get to se
 FILE:7:47: nats.credsFile: "rel" is not absolute: imgd may be started anywhere
 FILE:8:21: registry.address: "https://xxxxx@r.test/x" is not host[:port], without scheme, path and credentials
 FILE:8:57: registry.plainHTTP: want true or false, not "maybe"
+FILE:8:98: registry.untagByPlaceholder[1]: "http://r.test" is not host[:port], without scheme, path and credentials
 FILE:9:6: git: want keys with values, as in ` + "`key: value`" + `, not a list
 FILE:11:11: projects[0].name: "Hello" must match ^[a-z0-9][a-z0-9-]{0,62}$
 FILE:12:10: projects[0].git: http is allowed only with git.plainHTTP

@@ -162,7 +162,7 @@ func (d *daemon) newPublisher(credentials publisher.Credentials) error {
 	if err != nil {
 		return err
 	}
-	cfg := publisher.Config{PlainHTTP: d.plainHTTP(), RootCAs: roots, Credentials: credentials, Log: d.log}
+	cfg := publisher.Config{PlainHTTP: d.plainHTTP(), RootCAs: roots, Credentials: credentials, Log: d.log, UntagByPlaceholder: d.cfg.Registry.UntagByPlaceholder}
 	if roots != nil {
 		cfg.TLS = d.cfg.tlsRegistries()
 	}

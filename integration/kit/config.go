@@ -44,6 +44,8 @@ type RegistryConfig struct {
 	CAFile       string `yaml:"caFile,omitempty"`
 	DockerConfig string `yaml:"dockerConfig,omitempty"`
 	Listen       string `yaml:"listen,omitempty"`
+
+	UntagByPlaceholder []string `yaml:"untagByPlaceholder,omitempty"`
 }
 
 // BuildKitConfig is the part of Config about buildkitd.

@@ -29,7 +29,7 @@ func Bin(name string) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%w: run `make build tools`", err)
+		return "", fmt.Errorf("%w: run `make build tools test-deps`", err)
 	}
 	return path, nil
 }
