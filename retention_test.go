@@ -32,8 +32,8 @@ func TestRetention(t *testing.T) {
 	const commit, branch, series, vers, other = version.KindCommit, version.KindBranch, version.KindSeries, version.KindVersion, version.KindOther
 	pushed := expiring(hold("tmp-1", other, 3), -1)
 	pushed.Release.Pushed = true
-	claimed := hold("main-1", commit, 90)
-	claimed.Claim = "x-1"
+	claimed, frozen := hold("main-1", commit, 90), expiring(hold("pr-7", branch, 8), -1)
+	claimed.Claim, frozen.Frozen = "x-1", "incident 7"
 	for _, test := range []struct {
 		name  string
 		r     imgd.Retention
@@ -65,6 +65,7 @@ func TestRetention(t *testing.T) {
 		{"but not of who pushed it", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: 30 * day}}}, []imgd.Hold{pushed}, "tmp-1", "it expired"},
 		{"unless it is to be kept", imgd.Retention{Rules: []imgd.RetentionRule{{Keep: []string{"tmp-*"}, TTL: 30 * day}}}, []imgd.Hold{pushed}, "", "keep: tmp-*"},
 		{"claimed", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: day}}}, []imgd.Hold{claimed}, "", "release x-1 is about to take it"},
+		{"held, over its own time and every rule", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: day}}}, []imgd.Hold{hold("a", commit, 9), frozen}, "a", "held: incident 7"},
 		{"a rule that says nothing", imgd.Retention{Rules: []imgd.RetentionRule{{}}}, []imgd.Hold{hold("a", commit, 9)}, "", "neither ttl nor keepLast"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
