@@ -54,7 +54,9 @@ func (d *daemon) collectOften(ctx context.Context) {
 // NATS has not said yet that it is not, nothing is removed.
 func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
 	if err := d.bus.Fits(ctx); err != nil {
-		return httpapi.Collected{}, fmt.Errorf("the index may lack what is to stay: %w", err)
+		err = fmt.Errorf("the index may lack what is to stay: %w", err)
+		d.metrics.Collected(httpapi.Collected{}, err)
+		return httpapi.Collected{}, err
 	}
 	began, cfg := time.Now(), d.live.config.Load()
 	var done httpapi.Collected
