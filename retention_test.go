@@ -116,6 +116,9 @@ func someHolds(t *rapid.T) (holds []imgd.Hold) {
 		if rapid.IntRange(0, 4).Draw(t, "claimed") == 0 {
 			h.Claim = "x-1"
 		}
+		if rapid.IntRange(0, 4).Draw(t, "frozen") == 0 {
+			h.Frozen = "incident 7"
+		}
 		holds = append(holds, h)
 	}
 	return holds
@@ -140,7 +143,7 @@ func goes(r imgd.Retention, h imgd.Hold, all []imgd.Hold) bool {
 	over := func(h imgd.Hold) bool { return !h.Release.ExpiresAt.IsZero() && !epoch.Before(h.Release.ExpiresAt) }
 	safe := func(h imgd.Hold) bool {
 		i := ruleOf(h)
-		return h.Claim != "" || anyOf(r.Never, h.Tag.Name) || i >= 0 && anyOf(r.Rules[i].Keep, h.Tag.Name)
+		return h.Claim != "" || h.Frozen != "" || anyOf(r.Never, h.Tag.Name) || i >= 0 && anyOf(r.Rules[i].Keep, h.Tag.Name)
 	}
 	i := ruleOf(h)
 	switch {
@@ -176,7 +179,7 @@ func TestRetentionAsTheModel(t *testing.T) {
 			if want := goes(r, v.Hold, holds); v.Goes != want {
 				t.Errorf("%s goes: %v (%s), want %v", v.Tag.Name, v.Goes, v.Why, want)
 			}
-			if v.Goes && (anyOf(r.Never, v.Tag.Name) || v.Claim != "") {
+			if v.Goes && (anyOf(r.Never, v.Tag.Name) || v.Claim != "" || v.Frozen != "") {
 				t.Errorf("%s goes, which never should", v.Tag.Name)
 			}
 		}
