@@ -160,7 +160,7 @@ func (g *graph) live() map[string]bool {
 	}
 	for range len(referring) { // each round finds at least one, or none is left
 		for name, subject := range referring {
-			if live[subject] {
+			if live[subject] || slices.Contains(g.named, subject) {
 				keep(g.tags[name])
 			}
 		}
