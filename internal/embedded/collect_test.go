@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
@@ -420,28 +419,6 @@ func TestCollectGoesOnAfterDamage(t *testing.T) {
 	s.whole("demo/app", "kept", kept)
 }
 
-// TestCollectPauses says how long it keeps writes waiting.
-func TestCollectPauses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("pushes 320 blobs")
-	}
-	s := newShelf(t)
-	for i := range 80 {
-		var layers []string
-		for n := range 3 {
-			layers = append(layers, s.layer("demo/app", fmt.Sprint(i, n, " "), 1000))
-		}
-		s.image("demo/app", fmt.Sprint("t", i%40), layers...)
-	}
-	s.age()
-	began := time.Now()
-	done := s.collect()
-	t.Logf("%+v in %s", done, time.Since(began))
-	if done.Manifests != 40 || done.Blobs != 160 {
-		t.Errorf("removed %+v, want 40 manifests and 160 blobs", done)
-	}
-}
-
 // openPipe waits until somebody reads it.
 func openPipe(t *testing.T, path string) *os.File {
 	t.Helper()
@@ -450,44 +427,4 @@ func openPipe(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// TestCollectDoesNotWaitForUploads: a client that is slow, or hangs, keeps
-// neither the collection nor other writes waiting.
-func TestCollectDoesNotWaitForUploads(t *testing.T) {
-	s := newShelf(t)
-	s.image("demo/app", "", s.layer("demo/app", "dead", 1000))
-	s.age()
-	blob := []byte("slowly pushed")
-	header, _ := call(t, "POST", s.base("demo/app")+"/blobs/uploads/", nil, http.StatusAccepted)
-	body, write := io.Pipe()
-	req, err := http.NewRequestWithContext(within(t), "PUT", header.Get("Location")+"&digest="+digestOf(blob), body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusCreated {
-				err = errors.New(resp.Status)
-			}
-		}
-		ended <- err
-	}()
-	if _, err := write.Write(blob[:6]); err != nil {
-		t.Fatal(err)
-	}
-	if done := s.collect(); done.Manifests != 1 {
-		t.Errorf("removed %+v, want a manifest", done)
-	}
-	if _, err := write.Write(blob[6:]); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(write.Close(), <-ended); err != nil {
-		t.Fatal(err)
-	}
-	s.gone("demo/app", nil, digestOf([]byte("nothing")))
-	s.do("GET", s.base("demo/app")+"/blobs/"+digestOf(blob), "", "", http.StatusOK)
 }
