@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -273,6 +275,18 @@ func (k *keep) cleanUp() {
 	}
 }
 
+// mustHaveNoHalves holds that each tag which the registry lists names something: no kill has cut one in two for ever.
+func (k *keep) mustHaveNoHalves() {
+	k.Helper()
+	tags, err := filepath.Glob(filepath.Join(k.registry(), "docker/registry/v2/repositories", image, "_manifests/tags/*"))
+	k.must(err)
+	for _, tag := range tags {
+		if _, err := os.Stat(filepath.Join(tag, "current/link")); err != nil {
+			k.Errorf("a tag is listed that names nothing: %v", err)
+		}
+	}
+}
+
 // run is one life of a keep.
 func (k *keep) run(rounds int) {
 	k.Helper()
@@ -286,6 +300,7 @@ func (k *keep) run(rounds int) {
 		k.age()
 		k.imgctl("usage", "--collect")
 		k.mustKeep(true)
+		k.mustHaveNoHalves()
 		k.pullAll()
 		maps.DeleteFunc(k.artifacts, func(d string, _ artifact) bool { return k.gone(d) })
 	}

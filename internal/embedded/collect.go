@@ -83,7 +83,10 @@ type sweeping struct {
 
 // plan lists the removals: what names others before what they name.
 func (s *sweeping) plan() {
-	s.tasks = s.above()
+	for _, dir := range s.halves {
+		s.tasks = append(s.tasks, func() error { return removeHalf(dir) })
+	}
+	s.tasks = append(s.tasks, s.above()...)
 	for _, at := range s.layers {
 		if s.goes(at.digest) {
 			s.tasks = append(s.tasks, func() error { return s.removeLayer(at) })
@@ -215,6 +218,15 @@ func (s *sweeping) removeTag(t tagLink) error {
 		return s.keep(t.names)
 	}
 	return os.RemoveAll(t.dir)
+}
+
+// removeHalf removes a tag that is listed and names nothing. No write is under way
+// that would yet have it name something.
+func removeHalf(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "current", "link")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // removeManifest removes it from one repository, and from what its tags named

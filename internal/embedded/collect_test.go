@@ -407,9 +407,16 @@ func TestCollectGoesOnAfterDamage(t *testing.T) {
 	if err := errors.Join(os.Remove(at(m)), os.MkdirAll(filepath.Join(blobs, "aa", strings.Repeat("aa", 32)), 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	tags := filepath.Join(s.dir, "docker/registry/v2/repositories/demo/app/_manifests/tags")
+	if err := errors.Join(os.MkdirAll(filepath.Join(tags, "half", "index", "sha256"), 0o755), os.Mkdir(filepath.Join(tags, "empty"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	s.collect()
 	s.whole("demo/app", "kept", kept)
 	s.gone("demo/app", nil, lost)
+	if list := s.do("GET", s.base("demo/app")+"/tags/list", "", "", http.StatusOK); strings.Contains(string(list), "half") || strings.Contains(string(list), "empty") {
+		t.Errorf("tags that name nothing are listed still: %s", list)
+	}
 	if err := os.WriteFile(at(m), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
