@@ -205,7 +205,8 @@ func (p *Pipeline) commandCandidate(ctx context.Context, c Command) (Release, er
 }
 
 // mayRemove refuses to take the tag from what an operator holds, be it the
-// origin's or that of a release which is about to take the tag.
+// origin's or that of a release which is about to take the tag. Of one that takes
+// it between this look and admission the tag goes, and the image stays.
 func (p *Pipeline) mayRemove(c Command, origin Release) error {
 	next, _ := p.Lookup.Wanted(c.Image, c.Tag)
 	return cmp.Or(p.AuditHolds.refuse(c.Image, c.Tag, origin), p.AuditHolds.refuse(c.Image, c.Tag, next))
