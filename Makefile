@@ -64,12 +64,13 @@ integration: test-deps tools build ## Run the tests of integration/ only
 
 # `make check test` runs the unit tests once: both ask for the same target.
 # Hours of luck against imgd, not minutes: commands in any order against a model of the index, slow drivers of tags in any
-# order, random kills, and bursts of webhooks. The seed is printed; SOAK_SEED repeats it, SOAK_KILLS and SOAK_DELIVERIES say
-# how many.
+# order, random registries collected beside pushes, random kills, bursts of webhooks, and clean-ups. The seed is printed;
+# SOAK_SEED repeats it, SOAK_KILLS, SOAK_DELIVERIES and SOAK_KEEPS say how many.
 .PHONY: soak
-soak: test-deps tools build ## Run the long tests: thousands of random commands, interleavings, kills and webhooks (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES, SOAK_FAULTS)
+soak: test-deps tools build ## Run the long tests: thousands of random commands, interleavings, registries, kills, webhooks and clean-ups (SOAK_SEED, SOAK_KILLS, SOAK_DELIVERIES, SOAK_KEEPS, SOAK_FAULTS)
 	go test -run TestMachine -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) ./index -rapid.checks=10000 $(SOAK_SEED:%=-rapid.seed=%)
 	go test -run TestSlowDrivers -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) . -interleavings 40000 $(SOAK_SEED:%=-seed %)
+	go test -run TestRandomGraphs -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) ./internal/embedded -graphs 2000 $(SOAK_SEED:%=-seed %)
 	cd integration && IMGD_BIN=$(BIN) go test -tags soak -run Soak -count=1 -v -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) .
 
 # As in: make bench ONLY=intake

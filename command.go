@@ -1,6 +1,7 @@
 package imgd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,7 +97,8 @@ func (r Release) Commanded() bool { return r.Pushed || r.Command != "" }
 // any release, and answers the release that has them; created says that it was
 // not there before. Errors: ErrInvalid; ErrNotFound of a tag, a generation or a
 // root that is not there (any more); ErrConflict of an immutable tag without
-// Force; ErrSuperseded if newer releases have taken all its tags meanwhile, or
+// Force, and of one to be removed whose image is held, Force or not: see
+// AuditHolds; ErrSuperseded if newer releases have taken all its tags meanwhile, or
 // are about to take what is to expire; ErrRefused by the registry, or by another
 // operator.
 //
@@ -188,7 +190,7 @@ func (p *Pipeline) commandCandidate(ctx context.Context, c Command) (Release, er
 	}
 	if c.Name == CommandUntag || c.Name == CommandExpire {
 		rel.Removes = c.Release
-		return rel, nil
+		return rel, p.mayRemove(c, origin)
 	}
 	rel.Labels = origin.Labels
 	if len(rel.Repositories) == 0 {
@@ -200,6 +202,14 @@ func (p *Pipeline) commandCandidate(ctx context.Context, c Command) (Release, er
 		return rel, err
 	}
 	return rel, nil
+}
+
+// mayRemove refuses to take the tag from what an operator holds, be it the
+// origin's or that of a release which is about to take the tag. Of one that takes
+// it between this look and admission the tag goes, and the image stays.
+func (p *Pipeline) mayRemove(c Command, origin Release) error {
+	next, _ := p.Lookup.Wanted(c.Image, c.Tag)
+	return cmp.Or(p.AuditHolds.refuse(c.Image, c.Tag, origin), p.AuditHolds.refuse(c.Image, c.Tag, next))
 }
 
 // request is the command's, about what the request made.

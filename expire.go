@@ -58,7 +58,7 @@ type ExpireState string
 
 // The states.
 const (
-	ExpireStays   ExpireState = "stays"   // its time is not over, or something newer is there by now
+	ExpireStays   ExpireState = "stays"   // its time is not over, or it is held, or something newer is there by now
 	ExpireGoes    ExpireState = "goes"    // it is to go: nothing is done yet
 	ExpireHeld    ExpireState = "held"    // it is to go with too many others at once
 	ExpireGone    ExpireState = "gone"    // it is removed
@@ -123,7 +123,7 @@ func (e *Expirer) Expire(ctx context.Context, ask Expire) (Expiry, error) {
 	done := Expiry{DryRun: ask.DryRun, Items: []Expiring{}, Held: []string{}}
 	ask.weighUntil = time.Now().Add(weighTime) // not of the Pipeline's clock: a context ends then
 	for _, image := range images {
-		verdicts := e.spare(image, e.retention(image).Decide(e.Index.Holds(image), e.Pipeline.now()))
+		verdicts := e.spare(image, e.retention(image).Decide(e.holds(image), e.Pipeline.now()))
 		if err := e.expire(ctx, image, verdicts, ask, &done); err != nil {
 			done.More = true
 			return done, err
@@ -144,13 +144,13 @@ func (e *Expirer) Close(ctx context.Context, project, ref, by string) (Expiry, e
 	if number == "" {
 		return Expiry{}, fmt.Errorf("ref %.*q is no pull request's: %w", shownInput, ref, ErrInvalid)
 	}
-	holds := slices.DeleteFunc(e.Index.Holds(p.Image), func(h Hold) bool {
+	holds := slices.DeleteFunc(e.holds(p.Image), func(h Hold) bool {
 		of := h.Release.Request
 		return of.Project != project || version.PullRequest(of.Ref) != number || h.Release.Command != "" || h.Release.ExpiresAt.IsZero()
 	})
 	verdicts := p.Retention.Decide(holds, e.Pipeline.now())
 	for i, v := range verdicts {
-		if _, never := matching(p.Retention.Never, v.Tag.Name); !never {
+		if _, never := matching(p.Retention.Never, v.Tag.Name); !never && v.Frozen == "" {
 			verdicts[i].Goes, verdicts[i].Why = true, ref+" was closed"
 		}
 	}
@@ -175,6 +175,15 @@ func (e *Expirer) spare(image string, verdicts []Verdict) []Verdict {
 		}
 	}
 	return verdicts
+}
+
+// holds are the tags of the image that name something, with what operators hold.
+func (e *Expirer) holds(image string) []Hold {
+	holds := e.Index.Holds(image)
+	for i, h := range holds {
+		holds[i].Frozen = e.Pipeline.AuditHolds.Why(h.Release)
+	}
+	return holds
 }
 
 // retention is what the config says of the image.
@@ -244,7 +253,7 @@ func (e *Expirer) remove(ctx context.Context, v Verdict, by string, item *Expiri
 		item.State = ExpireGone
 	case errors.Is(err, ErrRefused):
 		item.State, item.Error = ExpireRefused, err.Error()
-	case errors.Is(err, ErrSuperseded):
+	case errors.Is(err, ErrSuperseded), errors.Is(err, ErrConflict): // something newer is there, or it is held by now
 		item.State, item.Why = ExpireStays, err.Error()
 	default:
 		item.State, item.Error = ExpireLeft, err.Error()

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/version"
 )
@@ -20,6 +22,35 @@ func (c *commands) cleaner(daemon *imgd.Pipeline) *imgd.Expirer {
 	p := configured(map[string]imgd.Project{"hello": hello})
 	daemon.Projects.Set(map[string]imgd.Project{"hello": p.All()[0]})
 	return &imgd.Expirer{Pipeline: daemon, Index: c.index, Share: func() int { return 100 }}
+}
+
+// freeze holds one of the roots that tags name, in all daemons, and answers it, with
+// the releases that there are: what those remove was decided before.
+func (c *commands) freeze() (root digest.Digest, before map[string]imgd.ReleaseState) {
+	tagged := c.index.Holds(demoImage)
+	if len(tagged) == 0 {
+		return "", nil
+	}
+	root, before = tagged[c.roll(len(tagged))].Release.Root.Digest, map[string]imgd.ReleaseState{}
+	for _, rel := range append(c.index.Open(), c.index.Published(0)...) {
+		before[rel.ID] = rel.State
+	}
+	for _, daemon := range c.daemons {
+		daemon.AuditHolds = held(root)
+	}
+	return root, before
+}
+
+// frozen holds that no tag was taken from the root since: by no clean-up, and by no
+// untag but of a release that took the tag in the very moment.
+func (c *commands) frozen(root digest.Digest, before map[string]imgd.ReleaseState) {
+	for _, rel := range c.index.Published(0) {
+		removed, _ := c.index.Release(rel.Removes) // also of what removes again what is removed
+		meant := rel.Command == imgd.CommandExpire || before[removed.ID] == imgd.ReleasePublished
+		if root != "" && rel.Removes != "" && rel.Taken()[0].Previous == root && before[rel.ID] == "" && meant {
+			c.t.Errorf("%s has taken %s from %s, which is held", rel.ID, rel.Taken()[0].Name, root)
+		}
+	}
 }
 
 // expired holds what the clean-up has removed: nothing that never goes, and what a
@@ -58,7 +89,12 @@ func TestExpireInterleavings(t *testing.T) {
 				for _, daemon := range c.daemons {
 					cleaners = append(cleaners, c.cleaner(daemon))
 				}
-				for range 8 {
+				var root digest.Digest
+				var before map[string]imgd.ReleaseState
+				for n := range 8 {
+					if n == 2 {
+						root, before = c.freeze()
+					}
 					c.push()
 					if c.roll(4) == 0 {
 						c.refuse()
@@ -76,6 +112,7 @@ func TestExpireInterleavings(t *testing.T) {
 					running.Wait()
 					v.look()
 				}
+				c.frozen(root, before)
 				clear(c.refuses)
 				c.settle()
 				v.look()
@@ -91,6 +128,7 @@ func TestExpireInterleavings(t *testing.T) {
 				}
 				c.check()
 				c.generations()
+				c.frozen(root, before)
 				removed[seed] = c.expired()
 			})
 		}

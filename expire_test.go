@@ -208,12 +208,13 @@ func (s stale) Holds(string) []imgd.Hold { return s.holds }
 func (s stale) Missed(string) map[string]string { return nil }
 
 // The commit tag of a pull request stays if the commit became a branch's as it
-// was, and the branch's release asked for the tag in vain.
+// was, and the branch's release asked for the tag in vain; not for another pull
+// request of the same commit, whose time is over too.
 func TestExpireSparesSharedCommits(t *testing.T) {
 	k := newKeeper(t)
 	p := k.ruled(func(p *imgd.Project) { p.Tags = []string{"type=ref,event=pr", "type=ref,event=branch", "type=sha"} })
-	k.refs[closedRef], k.refs["refs/pull/8/head"], k.refs[mainRef] = commit("e"), commit("f"), commit("e")
-	for at, ref := range []string{closedRef, "refs/pull/8/head", mainRef} {
+	k.refs[closedRef], k.refs["refs/pull/8/head"], k.refs["refs/pull/9/head"], k.refs[mainRef] = commit("e"), commit("f"), commit("f"), commit("e")
+	for at, ref := range []string{closedRef, "refs/pull/8/head", "refs/pull/9/head", mainRef} {
 		if _, err := k.handled(p, request(ref, 20+at)); err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +224,7 @@ func TestExpireSparesSharedCommits(t *testing.T) {
 		t.Errorf("got %s, %v; want %s", states(done), err, want)
 	}
 	k.since = 8 * day
-	if got, want := k.expire(imgd.Expire{}), "pr-8 gone, sha-fffffff gone"; got != want {
+	if got, want := k.expire(imgd.Expire{}), "pr-8 gone, pr-9 gone, sha-fffffff gone"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if k.tags["sha-eeeeeee"] == "" {

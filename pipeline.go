@@ -142,13 +142,14 @@ type Pipeline struct {
 	Lookup   Lookup
 	Asker    Asker
 
-	Drifts   Drifts           // default: drift is only logged
-	Peeker   Peeker           // default: nothing is built before git has resolved it
-	Observe  Observer         // of each stage; default: nobody is told
-	Registry string           // host[:port] of images that no project makes and nobody says more of; default none
-	Now      func() time.Time // default time.Now
-	Random   io.Reader        // of commands' IDs; default crypto/rand's
-	Log      *slog.Logger     // default: none
+	Drifts     Drifts           // default: drift is only logged
+	Peeker     Peeker           // default: nothing is built before git has resolved it
+	Observe    Observer         // of each stage; default: nobody is told
+	AuditHolds *AuditHolds      // default: nothing is held
+	Registry   string           // host[:port] of images that no project makes and nobody says more of; default none
+	Now        func() time.Time // default time.Now
+	Random     io.Reader        // of commands' IDs; default crypto/rand's
+	Log        *slog.Logger     // default: none
 
 	settling  places // one settle at a time per image
 	recording places // one Record or Command at a time per image

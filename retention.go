@@ -35,6 +35,7 @@ type Hold struct {
 	Tag     ReleaseTag
 	Release Release
 	Claim   string // admitted release that is about to take the tag, "" if none is
+	Frozen  string // why an operator holds the image, "" if none does: see AuditHolds
 }
 
 // A Verdict says whether a tag goes, and why, or why it stays.
@@ -72,6 +73,10 @@ func (r Retention) judge(v *Verdict, now time.Time) (rule int, left bool) {
 	over := !expires.IsZero() && !expires.After(now)
 	if v.Claim != "" {
 		v.Why = "release " + v.Claim + " is about to take it"
+		return rule, false
+	}
+	if v.Frozen != "" {
+		v.Why = "held: " + v.Frozen
 		return rule, false
 	}
 	if glob, ok := matching(r.Never, v.Tag.Name); ok {

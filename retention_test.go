@@ -32,8 +32,8 @@ func TestRetention(t *testing.T) {
 	const commit, branch, series, vers, other = version.KindCommit, version.KindBranch, version.KindSeries, version.KindVersion, version.KindOther
 	pushed := expiring(hold("tmp-1", other, 3), -1)
 	pushed.Release.Pushed = true
-	claimed := hold("main-1", commit, 90)
-	claimed.Claim = "x-1"
+	claimed, frozen := hold("main-1", commit, 90), expiring(hold("pr-7", branch, 8), -1)
+	claimed.Claim, frozen.Frozen = "x-1", "incident 7"
 	for _, test := range []struct {
 		name  string
 		r     imgd.Retention
@@ -65,6 +65,7 @@ func TestRetention(t *testing.T) {
 		{"but not of who pushed it", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: 30 * day}}}, []imgd.Hold{pushed}, "tmp-1", "it expired"},
 		{"unless it is to be kept", imgd.Retention{Rules: []imgd.RetentionRule{{Keep: []string{"tmp-*"}, TTL: 30 * day}}}, []imgd.Hold{pushed}, "", "keep: tmp-*"},
 		{"claimed", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: day}}}, []imgd.Hold{claimed}, "", "release x-1 is about to take it"},
+		{"held, over its own time and every rule", imgd.Retention{Rules: []imgd.RetentionRule{{TTL: day}}}, []imgd.Hold{hold("a", commit, 9), frozen}, "a", "held: incident 7"},
 		{"a rule that says nothing", imgd.Retention{Rules: []imgd.RetentionRule{{}}}, []imgd.Hold{hold("a", commit, 9)}, "", "neither ttl nor keepLast"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -115,6 +116,9 @@ func someHolds(t *rapid.T) (holds []imgd.Hold) {
 		if rapid.IntRange(0, 4).Draw(t, "claimed") == 0 {
 			h.Claim = "x-1"
 		}
+		if rapid.IntRange(0, 4).Draw(t, "frozen") == 0 {
+			h.Frozen = "incident 7"
+		}
 		holds = append(holds, h)
 	}
 	return holds
@@ -139,7 +143,7 @@ func goes(r imgd.Retention, h imgd.Hold, all []imgd.Hold) bool {
 	over := func(h imgd.Hold) bool { return !h.Release.ExpiresAt.IsZero() && !epoch.Before(h.Release.ExpiresAt) }
 	safe := func(h imgd.Hold) bool {
 		i := ruleOf(h)
-		return h.Claim != "" || anyOf(r.Never, h.Tag.Name) || i >= 0 && anyOf(r.Rules[i].Keep, h.Tag.Name)
+		return h.Claim != "" || h.Frozen != "" || anyOf(r.Never, h.Tag.Name) || i >= 0 && anyOf(r.Rules[i].Keep, h.Tag.Name)
 	}
 	i := ruleOf(h)
 	switch {
@@ -175,7 +179,7 @@ func TestRetentionAsTheModel(t *testing.T) {
 			if want := goes(r, v.Hold, holds); v.Goes != want {
 				t.Errorf("%s goes: %v (%s), want %v", v.Tag.Name, v.Goes, v.Why, want)
 			}
-			if v.Goes && (anyOf(r.Never, v.Tag.Name) || v.Claim != "") {
+			if v.Goes && (anyOf(r.Never, v.Tag.Name) || v.Claim != "" || v.Frozen != "") {
 				t.Errorf("%s goes, which never should", v.Tag.Name)
 			}
 		}

@@ -69,6 +69,7 @@ type world struct {
 	drifts       []imgd.Drift                           // as they were told
 	seconds      int                                    // of the clock that recorder has
 	hours        int                                    // that later has let pass
+	holds        *imgd.AuditHolds
 }
 
 // at is where a tag stands in tags: by its name in demoRepo, else with its
@@ -103,7 +104,7 @@ func (w *world) pipeline() *imgd.Pipeline {
 	project := imgd.Project{Name: "hello", Git: "https://git.test/hello.git", Image: demoImage,
 		Repositories: w.repos, Refs: []string{"refs/heads/*", "refs/tags/*"}, Paths: w.paths}
 	p := &imgd.Pipeline{Projects: configured(map[string]imgd.Project{"hello": project}),
-		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe()}
+		Git: w, Builder: w, Capturer: reader{w, w}, Tagger: w, Index: w, Lookup: w.index, Asker: w, Drifts: w, Observe: w.observe(), AuditHolds: w.holds}
 	if w.peeks {
 		p.Peeker = w
 	}

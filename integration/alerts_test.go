@@ -222,8 +222,9 @@ func (s served) check(expr string) (wrong []string) {
 
 // values are those of labels that have no others.
 var values = map[string][]string{
-	"stage":  {"resolve", "build", "capture", "admit", "tag", "publish"},
-	"state":  {string(imgd.Published), string(imgd.Unchanged), string(imgd.Superseded), string(imgd.Cancelled), string(imgd.Conflicted), string(imgd.Failed), string(imgd.Dead)},
+	"stage": {"resolve", "build", "capture", "admit", "tag", "publish"},
+	"state": {string(imgd.Published), string(imgd.Unchanged), string(imgd.Superseded), string(imgd.Cancelled), string(imgd.Conflicted), string(imgd.Failed), string(imgd.Dead),
+		string(imgd.ExpireGone), string(imgd.ExpireRefused), string(imgd.ExpireLeft)},
 	"result": {"ok", "unchanged", "superseded", "conflict", "invalid", "not-found", "refused", "build-failed", "interrupted", "timeout", "error"},
 	"reason": {"interrupted", "outage", "error", "unsent", "expired"},
 	"route":  {"/readyz"},

@@ -34,16 +34,31 @@ func newHoard(t *testing.T) (h hoard, config kit.Config) {
 	s := bareSite(t, scratchFiles("first"))
 	config = s.config()
 	config.Registry.Listen = freePort(t) // it is part of the repositories' names, and so has to stay
-	h = hoard{s}
-	h.start(t.TempDir(), config)
-	t.Cleanup(func() {
+	return startHoard(s, config), config
+}
+
+// startHoard starts imgd. At the end of the test all invariants must hold.
+func startHoard(s *site, config kit.Config) hoard {
+	s.Helper()
+	h := hoard{s}
+	h.start(s.TempDir(), config)
+	s.Cleanup(func() {
+		if !h.daemon.Killed() && !h.Failed() {
+			h.mustEnd()
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), atOnce)
 		defer cancel()
-		if err := h.daemon.Terminate(ctx); err != nil {
-			t.Errorf("%v\n%s", err, h.daemon.LogTail())
+		if err := h.daemon.Terminate(ctx); err != nil && !h.daemon.Killed() {
+			h.Errorf("imgd: %v", err)
+		}
+		if left := kit.Leftovers(h.daemon.Dir); len(left) > 0 {
+			h.Errorf("left behind: %q", left)
+		}
+		if h.Failed() {
+			h.Logf("imgd's log:\n%s", h.daemon.LogTail())
 		}
 	})
-	return h, config
+	return h
 }
 
 // start starts imgd over what an earlier one left.
@@ -121,6 +136,9 @@ func (h hoard) pullAll() {
 	}
 	for _, r := range images.Records {
 		h.imgctl("verify", r.Image+":"+r.Tag, "--digest", r.Digest)
+		if r.IndexDigest != "" {
+			h.pull(r.Image, "manifests", r.IndexDigest)
+		}
 		var m ocispec.Manifest
 		h.must(json.Unmarshal(h.pull(r.Image, "manifests", r.Digest), &m))
 		for _, blob := range append(m.Layers, m.Config) {
@@ -133,7 +151,7 @@ func (h hoard) pull(image, what, d string) []byte {
 	h.Helper()
 	req, err := http.NewRequestWithContext(h.Context(), http.MethodGet, "http://"+h.daemon.Registry+"/v2/"+image+"/"+what+"/"+d, nil)
 	h.must(err)
-	req.Header.Set("Accept", ocispec.MediaTypeImageManifest)
+	req.Header.Set("Accept", ocispec.MediaTypeImageManifest+", "+ocispec.MediaTypeImageIndex)
 	resp, err := http.DefaultClient.Do(req)
 	h.must(err)
 	defer resp.Body.Close()

@@ -25,6 +25,13 @@ func TestSoakWebhooks(t *testing.T) {
 	newStorm(t, plan).byHooks().run()
 }
 
+// Random images, tags and signatures, cleaned up and collected beside publishes, SOAK_KEEPS rounds of them with a kill each.
+func TestSoakKeep(t *testing.T) {
+	seed := number(t, "SOAK_SEED", rand.Uint64())
+	t.Logf("seed %d", seed)
+	newKeep(t, seed).run(int(number(t, "SOAK_KEEPS", 300)))
+}
+
 func number(t *testing.T, name string, otherwise uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)

@@ -169,15 +169,21 @@ func (v *victim) put(ref string) error {
 // none), from when it returns until the answer is called, or imgd ends.
 func (v *victim) inject(fault string, files ...string) (stop func()) {
 	v.Helper()
+	return v.injectAt(v.data(), fault, files...)
+}
+
+// injectAt does so for files in that directory.
+func (s *site) injectAt(dir, fault string, files ...string) (stop func()) {
+	s.Helper()
 	call, _, _ := strings.Cut(fault, ":")
-	args := []string{"-f", "-p", fmt.Sprint(v.daemon.PID()), "-o", filepath.Join(v.dir, "strace.out"), "-e", "trace=" + call, "-e", "inject=" + fault}
+	args := []string{"-f", "-p", fmt.Sprint(s.daemon.PID()), "-o", filepath.Join(s.daemon.Dir, "strace.out"), "-e", "trace=" + call, "-e", "inject=" + fault}
 	for _, file := range files {
-		args = append(args, "-P", filepath.Join(v.data(), file))
+		args = append(args, "-P", filepath.Join(dir, file))
 	}
 	cmd := exec.Command("strace", args...)
 	said := &lockedBuffer{}
 	cmd.Stderr = said
-	v.must(cmd.Start())
+	s.must(cmd.Start())
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // with imgd, or by the signal
@@ -187,10 +193,10 @@ func (v *victim) inject(fault string, files ...string) (stop func()) {
 		_ = cmd.Process.Signal(os.Interrupt) // an error says that it has ended
 		<-ended
 	})
-	v.Cleanup(stop)
-	ctx, cancel := context.WithTimeout(v.Context(), attachTime)
+	s.Cleanup(stop)
+	ctx, cancel := context.WithTimeout(s.Context(), attachTime)
 	defer cancel()
-	v.must(kit.Wait(ctx, func(context.Context) error {
+	s.must(kit.Wait(ctx, func(context.Context) error {
 		if !strings.Contains(said.String(), " attached") {
 			return fmt.Errorf("strace is not attached: %s", said)
 		}

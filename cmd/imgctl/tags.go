@@ -92,7 +92,8 @@ func (a *app) untagCommand() *cobra.Command {
 		Short: "Remove a tag",
 		Long: `Remove a tag from the index and from its registry; its history stays, and the image itself too. What
 another hand has put under the tag in the registry meanwhile is left there. No redelivery and no late older build brings
-it back. A version tag needs --force and --reason, and stays kept for what it named.`,
+it back. A version tag needs --force and --reason, and stays kept for what it named. A tag whose image is held by the
+daemon's config (holds) is not removed, exit code 5.`,
 		Example: `  imgctl untag demo/hello:1.2 --reason "nobody pulls it"
   imgctl untag demo/hello:v1.2.3 --force --reason "it leaks a secret"`,
 		Args:              between(1, 1, "one IMAGE:TAG"),

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/builder"
+	"github.com/imgd/imgd/index"
 	"github.com/imgd/imgd/internal/embedded"
 	"github.com/imgd/imgd/internal/httpapi"
 )
@@ -51,13 +54,15 @@ func (d *daemon) collectOften(ctx context.Context) {
 // NATS has not said yet that it is not, nothing is removed.
 func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
 	if err := d.bus.Fits(ctx); err != nil {
-		return httpapi.Collected{}, fmt.Errorf("the index may lack what is to stay: %w", err)
+		err = fmt.Errorf("the index may lack what is to stay: %w", err)
+		d.metrics.Collected(httpapi.Collected{}, err)
+		return httpapi.Collected{}, err
 	}
 	began, cfg := time.Now(), d.live.config.Load()
 	var done httpapi.Collected
 	var errs []error
 	if d.stack.registry != nil {
-		swept, err := d.stack.registry.Collect(ctx, embedded.Keep{For: cfg.Registry.KeepUntagged, Named: d.named})
+		swept, err := d.stack.registry.Collect(ctx, embedded.Keep{For: cfg.Registry.KeepUntagged, Named: d.naming().roots})
 		errs = append(errs, err)
 		done = httpapi.Collected{Manifests: swept.Manifests, Blobs: swept.Blobs, Uploads: swept.Uploads, Bytes: swept.Bytes,
 			PauseMS: swept.Pause.Milliseconds(), PausedMS: swept.Paused.Milliseconds()}
@@ -73,25 +78,49 @@ func (d *daemon) collect(ctx context.Context) (httpapi.Collected, error) {
 	return done, err
 }
 
-// named are the roots that the index needs, whether or not a tag names them in
-// the registry: of the records, of what their tags named before, for a rollback,
-// and of open releases.
-func (d *daemon) named() []digest.Digest {
-	var roots []digest.Digest
-	for _, rel := range d.index.Open() {
+// A naming says which roots stay, whether or not a tag names them in the registry:
+// those of the records, those that their tags named before, for a rollback, those
+// of open releases, and what operators hold.
+//
+// All of that is read once, while nobody waits. From then on it reads what has
+// been admitted and published since, so that it costs next to nothing while writes
+// are shut out. Nothing is missed: what is admitted after the first look is open,
+// or published after its sequence, or abandoned, and then its root is needed no
+// more; what a tag names before it moves on was a record's then, or is that of
+// such a release. What was untagged in between is young, as a tag has left it.
+type naming struct {
+	index *index.Index
+	holds *imgd.AuditHolds
+	asked bool
+	seq   uint64 // the index was looked at up to there
+}
+
+func (d *daemon) naming() *naming { return &naming{index: d.index, holds: d.live.holds} }
+
+// roots are those that have come since it was asked last.
+func (n *naming) roots() []digest.Digest {
+	roots := n.holds.Digests() // a reload changes them, and they are few
+	seq := n.index.Seq()       // before the look: what comes meanwhile is looked at twice
+	if n.asked && seq == n.seq {
+		return roots
+	}
+	news := n.index.Open()
+	if n.asked {
+		news = append(news, n.index.Published(n.seq)...)
+	} else {
+		records, _ := n.index.Records()
+		for _, rec := range records {
+			roots = append(roots, rec.Root(), rec.Digest, rec.Previous)
+		}
+	}
+	for _, rel := range news {
 		roots = append(roots, rel.Root.Digest)
 		for _, platform := range rel.Platforms {
 			roots = append(roots, platform.Digest)
 		}
 	}
-	records, _ := d.index.Records()
-	for _, rec := range records {
-		roots = append(roots, rec.Root(), rec.Digest)
-		if rec.Previous != "" {
-			roots = append(roots, rec.Previous)
-		}
-	}
-	return roots
+	n.asked, n.seq = true, seq
+	return slices.DeleteFunc(roots, func(d digest.Digest) bool { return d == "" })
 }
 
 // logBounds are those of the config. Of a request whose state is not to be had

@@ -37,6 +37,8 @@ type Config struct {
 	Expire   ExpireConfig   `yaml:"expire"`
 	Log      LogConfig      `yaml:"log"`
 
+	// Images that are held, as for an incident or a court: imgd removes none of their tags, and keeps their bytes. See [holds](retention.md#holds).
+	Holds []HoldConfig `yaml:"holds" reload:"now"`
 	// All that may be built. They stand only in the file.
 	Projects []ProjectConfig `yaml:"projects" reload:"now"`
 }
@@ -137,6 +139,14 @@ type ExpireConfig struct {
 	Every time.Duration `yaml:"every"`
 	// Percent of an image's tags that may go at once; of more none goes, but for `imgctl expire --yes`. Up to three always may.
 	MaxShare int `yaml:"maxShare" min:"1" reload:"now"`
+}
+
+// HoldConfig is an image that is held.
+type HoldConfig struct {
+	// Of the root, or of one platform's manifest: `sha256:` and 64 hex digits.
+	Digest string `yaml:"digest" required:"yes"`
+	// Why, in one line, for whoever wonders that a tag stays.
+	Reason string `yaml:"reason" required:"yes"`
 }
 
 // LogConfig is about the log on stderr.

@@ -53,6 +53,7 @@ func (c *config) validate() {
 	c.bad(c.Expire.MaxShare > 0 && c.Expire.MaxShare <= 100, "expire.maxShare", "must be 1 to 100, in percent")
 	c.validateEnums(reflectOf(&c.Config), "")
 	c.validateParts()
+	c.validateHolds()
 	c.validateProjects()
 }
 

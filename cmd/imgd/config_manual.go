@@ -80,8 +80,11 @@ func rows(v reflect.Value, path string, said map[string]string, f func(key, valu
 			reload = "at once"
 		}
 		f(key, cell(v.Field(i), field), reload, strings.ReplaceAll(said[v.Type().Name()+"."+field.Name], "|", `\|`))
-		if rules, ok := v.Field(i).Interface().([]RetentionRuleConfig); ok {
-			rows(reflect.ValueOf(append(rules, RetentionRuleConfig{})).Index(0), key+"[]", said, f)
+		switch v.Field(i).Interface().(type) {
+		case []RetentionRuleConfig:
+			rows(reflect.ValueOf(RetentionRuleConfig{}), key+"[]", said, f)
+		case []HoldConfig:
+			rows(reflect.ValueOf(HoldConfig{}), key+"[]", said, func(key, value, _, text string) { f(key, value, reload, text) })
 		}
 	}
 }
@@ -188,6 +191,8 @@ func property(v reflect.Value, field reflect.StructField, said map[string]string
 	case []ProjectConfig:
 		project := defaultProject()
 		one = map[string]any{"type": []string{"array", "null"}, "items": object(reflect.ValueOf(&project).Elem(), said)}
+	case []HoldConfig:
+		one = map[string]any{"type": []string{"array", "null"}, "items": object(reflect.ValueOf(HoldConfig{}), said)}
 	case []RetentionRuleConfig:
 		one = map[string]any{"type": []string{"array", "null"}, "items": object(reflect.ValueOf(RetentionRuleConfig{}), said)}
 	default:

@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/imgd/imgd"
 	names "github.com/imgd/imgd/version"
@@ -20,6 +24,30 @@ func (c RetentionConfig) rules() imgd.Retention {
 		r.Rules = append(r.Rules, one)
 	}
 	return r
+}
+
+// holds are the reasons of what is held, by digest.
+func (c Config) holds() map[digest.Digest]string {
+	reasons := map[digest.Digest]string{}
+	for _, hold := range c.Holds {
+		reasons[digest.Digest(hold.Digest)] = hold.Reason
+	}
+	return reasons
+}
+
+// validateHolds checks what is held. A digest that is mistyped would hold nothing.
+func (c *config) validateHolds() {
+	first := map[string]int{}
+	for i, hold := range c.Holds {
+		key := fmt.Sprintf("holds[%d]", i)
+		d := digest.Digest(hold.Digest)
+		c.bad(d.Validate() == nil && d.Algorithm() == digest.SHA256, key+".digest", "%q: want sha256: and 64 hex digits, as imgctl get IMAGE:TAG -o json has it", hold.Digest)
+		c.bad(strings.TrimSpace(hold.Reason) != "", key+".reason", "is missing: whoever wonders that a tag stays gets to see it")
+		c.bad(!strings.ContainsFunc(hold.Reason, unicode.IsControl), key+".reason", "%q: want one line", hold.Reason)
+		other, twice := first[hold.Digest]
+		c.bad(!twice, key+".digest", "stands in holds[%d] already", other)
+		first[hold.Digest] = i
+	}
 }
 
 // validateRetention checks which tags go by themselves. A rule that nothing stays

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 const retained = `data: /tmp/x
@@ -45,5 +47,41 @@ func TestConfigRetention(t *testing.T) {
 		if _, err := load(t, text, nil, flagValues{}); err == nil || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("%s: got %v, want %s", bad.to, err, bad.want)
 		}
+	}
+}
+
+const holding = `data: /tmp/x
+holds:
+  - {digest: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", reason: incident 7}
+  - digest: sha256:1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+    reason: asked for by the court
+`
+
+func TestConfigHolds(t *testing.T) {
+	cfg, err := load(t, holding, nil, flagValues{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.holds(); len(got) != 2 || got[digest.Digest(cfg.Holds[0].Digest)] != "incident 7" || cfg.Holds[1].Reason != "asked for by the court" {
+		t.Errorf("got %q of %+v", got, cfg.Holds)
+	}
+	for _, bad := range []struct{ from, to, want string }{
+		{`"sha256:01`, `"sha256:1`, `:3:14: holds[0].digest: "sha256:123456789`},
+		{`"sha256:01`, `"sha512:01`, "holds[0].digest: "},
+		{"sha256:1123", "sha256:0123", ":4:13: holds[1].digest: stands in holds[0] already"},
+		{"incident 7", `" "`, "holds[0].reason: is missing: whoever wonders"},
+		{", reason: incident 7", "", ":3:5: holds[0].reason: is missing"},
+		{"asked for", `"two\nlines"`, ""},
+		{"asked for by the court", `"two\nlines"`, `holds[1].reason: "two\nlines": want one line`},
+		{"reason: asked", "why: asked", "holds[1].why: there is no such key; there are digest, reason"},
+		{"holds:", "hold:", "hold: there is no such key; did you mean holds?"},
+	} {
+		text := strings.Replace(holding, bad.from, bad.to, 1)
+		if _, err := load(t, text, nil, flagValues{}); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: got %v, want %s", bad.to, err, bad.want)
+		}
+	}
+	if _, err := load(t, holding, map[string]string{"IMGD_HOLDS": "sha256:"}, flagValues{}); err == nil || !strings.Contains(err.Error(), "it stands only in the config file") {
+		t.Errorf("from the environment: got %v", err)
 	}
 }

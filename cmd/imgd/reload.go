@@ -19,6 +19,7 @@ import (
 // A live is what a reload changes in the running daemon.
 type live struct {
 	projects *imgd.Projects
+	holds    *imgd.AuditHolds
 	level    *slog.LevelVar
 	hooks    hookSwitch
 	config   atomic.Pointer[Config] // in effect
@@ -46,7 +47,7 @@ func (s *hookSwitch) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.now.L
 
 // newLive is what runs with cfg. Its webhooks follow with the bus.
 func newLive(cfg Config, level *slog.LevelVar) *live {
-	l := &live{projects: new(imgd.Projects), level: level}
+	l := &live{projects: new(imgd.Projects), holds: new(imgd.AuditHolds), level: level}
 	l.config.Store(&cfg)
 	return l
 }
@@ -109,6 +110,7 @@ func (d *daemon) swap(next Config, projects map[string]imgd.Project, hooks *webh
 	}
 	d.live.config.Store(&next)
 	d.git.SetRules(next.gitRules())
+	d.live.holds.Set(next.holds()) // before projects, whose rules may have their tags go
 	d.live.projects.Set(projects)
 	d.live.hooks.now.Store(hooks)
 	d.live.secrets = secrets

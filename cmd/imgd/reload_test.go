@@ -24,6 +24,8 @@ func TestMerge(t *testing.T) {
 			v.SetBool(!v.Bool())
 		case []string:
 			v.Set(reflect.ValueOf([]string{"another"}))
+		case []HoldConfig:
+			v.Set(reflect.ValueOf([]HoldConfig{{Reason: "another"}}))
 		default:
 			v.Set(reflect.ValueOf([]ProjectConfig{{Name: "b"}}))
 		}

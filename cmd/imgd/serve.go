@@ -148,7 +148,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	}
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
-		Index: fitting{d.index, d.bus.Fits}, Lookup: d.index, Asker: d.bus, Drifts: d.bus, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
+		Index: fitting{d.index, d.bus.Fits}, Lookup: d.index, Asker: d.bus, Drifts: d.bus, AuditHolds: d.live.holds, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
 	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
 	if err != nil {
 		return closeAll, err

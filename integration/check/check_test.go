@@ -352,6 +352,7 @@ func TestWhatMayBe(t *testing.T) {
 			w.Index.Releases[relTag].Root.MediaType = ""
 			delete(w.Tags[repository], "v1.0.0")
 		}},
+		{"what refers to an image", func(w *check.World) { w.Tags[repository]["sha256-"+strings.Repeat("a1", 32)] = other }},
 		{"a command's request", func(w *check.World) {
 			pushedBy(w)
 			w.Index.Releases[relTag].Request.Project = ""

@@ -263,6 +263,9 @@ func (w *World) tagsOf(ctx context.Context, puller *remote.Puller, repository na
 	tags := map[string]string{}
 	for _, tag := range names {
 		desc, err := puller.Get(ctx, repository.Tag(tag))
+		if notFound(err) { // it went just now; or a kill has cut its removal, and a collection ends that
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -2,12 +2,17 @@ package check
 
 import (
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 // lost is how the reason begins of a tag that a release claimed and lost. (One that it never claimed has another.)
 const lost = "lost to release "
+
+// referrers is a tag that says what refers to a digest, of the OCI distribution spec for registries without a referrers API,
+// and of cosign. Whoever signs an image writes it, and it is no tag of imgd's.
+var referrers = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
 
 // registry compares what every repository serves with the index: nothing that was not admitted (I5), and what the index
 // says (I6).
@@ -22,6 +27,9 @@ func (c *checker) registry() {
 	for _, repository := range slices.Sorted(maps.Keys(c.Tags)) {
 		image := images[repository]
 		for tag, digest := range c.Tags[repository] {
+			if referrers.MatchString(tag) {
+				continue
+			}
 			c.served(repository, tagKey{image, tag}, digest, waiting)
 		}
 		for key, t := range c.tags {

@@ -13,6 +13,7 @@ type Config struct {
 	Disk     *DiskConfig     `yaml:"disk,omitempty"`
 	Expire   *ExpireConfig   `yaml:"expire,omitempty"`
 	Log      LogConfig       `yaml:"log,omitempty"`
+	Holds    []HoldConfig    `yaml:"holds,omitempty"`
 	Projects []ProjectConfig `yaml:"projects,omitempty"`
 }
 
@@ -71,6 +72,12 @@ type DiskConfig struct {
 type ExpireConfig struct {
 	Every    string `yaml:"every"`
 	MaxShare int    `yaml:"maxShare,omitempty"`
+}
+
+// HoldConfig is one image that is held.
+type HoldConfig struct {
+	Digest string `yaml:"digest"`
+	Reason string `yaml:"reason"`
 }
 
 // LogConfig is the part of Config about imgd's own log.

@@ -22,8 +22,10 @@ type Keep struct {
 	// What was written, read by digest or left by a tag so lately stays. It must
 	// exceed the time from the push of an image to that of its tag.
 	For time.Duration
-	// Named answers roots that stay although no tag names them. It is asked when
-	// the marking begins and again before the first removal. nil: none.
+	// Named answers roots that stay although no tag names them: first all, and
+	// then those that have come since it was asked last. It is asked when the
+	// marking begins, before each time that writes are shut out, and while they
+	// are, when it has to be quick. nil: none.
 	Named func() []digest.Digest
 }
 
@@ -55,9 +57,8 @@ func (r *Registry) Collect(ctx context.Context, keep Keep) (Collected, error) {
 	if err := m.mark(ctx, keep.named()); err != nil {
 		return Collected{}, fmt.Errorf("look for what to keep in the registry: %w", err)
 	}
-	s := &sweeping{marking: m, gate: r.gate}
+	s := &sweeping{marking: m, gate: r.gate, named: keep.named}
 	s.plan()
-	s.spare = keep.named
 	if err := s.run(ctx); err != nil {
 		return s.done, fmt.Errorf("remove from the registry what nothing needs: %w", err)
 	}
@@ -75,21 +76,17 @@ func (k Keep) named() []digest.Digest {
 type sweeping struct {
 	*marking
 	gate  *gate
-	spare func() []digest.Digest // asked once, the first time the gate is shut
-	tasks []func() error         // removals, each of which looks again whether it may
+	named func() []digest.Digest
+	tasks []func() error // removals, each of which looks again whether it may
 	done  Collected
 }
 
 // plan lists the removals: what names others before what they name.
 func (s *sweeping) plan() {
-	for _, t := range s.tags {
-		if s.goes(t.names) {
-			s.tasks = append(s.tasks, func() error { return s.removeTag(t) })
-		}
+	for _, dir := range s.halves {
+		s.tasks = append(s.tasks, func() error { return removeHalf(dir) })
 	}
-	for _, at := range s.unmarked() {
-		s.tasks = append(s.tasks, func() error { return s.removeManifest(at) })
-	}
+	s.tasks = append(s.tasks, s.above()...)
 	for _, at := range s.layers {
 		if s.goes(at.digest) {
 			s.tasks = append(s.tasks, func() error { return s.removeLayer(at) })
@@ -105,32 +102,51 @@ func (s *sweeping) plan() {
 	}
 }
 
-// unmarked are the manifests that go, image indexes before what is in them.
-func (s *sweeping) unmarked() []linked {
-	places := map[digest.Digest][]linked{}
+// above are the removals of manifests and of tags that stand for referrers: an
+// image index before what is in it, and a manifest before the tag that says what
+// refers to it. So if the manifest turns out to be needed, the tag is there still.
+func (s *sweeping) above() []func() error {
+	places, referrers := map[digest.Digest][]linked{}, map[digest.Digest][]tagLink{}
 	for _, at := range s.revisions {
 		if s.goes(at.digest) {
 			places[at.digest] = append(places[at.digest], at)
 		}
 	}
-	var order []linked // what is named first
+	for _, t := range s.tags {
+		if s.goes(t.names) {
+			referrers[t.subject] = append(referrers[t.subject], t)
+		}
+	}
+	var order []func() error // what is named first
 	var visit func(d digest.Digest)
+	visitTags := func(subject digest.Digest) {
+		tags := referrers[subject]
+		delete(referrers, subject)
+		for _, t := range tags {
+			visit(t.names)
+			order = append(order, func() error { return s.removeTag(t) })
+		}
+	}
 	visit = func(d digest.Digest) {
 		at := places[d]
 		delete(places, d)
-		if named, err := s.layout.references(d); err == nil { // an unreadable one is nobody's index any more
-			for _, n := range named {
-				if len(places[n]) > 0 {
-					visit(n)
-				}
-			}
+		if len(at) == 0 {
+			return
 		}
-		order = append(order, at...)
+		named, _ := s.layout.references(d) // an unreadable one is nobody's index any more
+		for _, n := range named {
+			visit(n)
+		}
+		visitTags(d)
+		for _, place := range at {
+			order = append(order, func() error { return s.removeManifest(place) })
+		}
 	}
 	for _, at := range s.revisions {
-		if len(places[at.digest]) > 0 {
-			visit(at.digest)
-		}
+		visit(at.digest)
+	}
+	for _, t := range s.tags { // of what was gone before
+		visitTags(t.subject)
 	}
 	slices.Reverse(order)
 	return order
@@ -140,6 +156,9 @@ func (s *sweeping) unmarked() []linked {
 // for as long.
 func (s *sweeping) run(ctx context.Context) error {
 	for len(s.tasks) > 0 {
+		if err := s.keepNamed(); err != nil { // all but what comes until the gate is shut
+			return err
+		}
 		if err := s.gate.shut(ctx); err != nil {
 			return err
 		}
@@ -167,13 +186,8 @@ func (s *sweeping) some(ctx context.Context, until time.Time) error {
 			return err
 		}
 	}
-	if s.spare != nil {
-		for _, d := range s.spare() {
-			if err := s.keep(d); err != nil {
-				return err
-			}
-		}
-		s.spare = nil
+	if err := s.keepNamed(); err != nil {
+		return err
 	}
 	for len(s.tasks) > 0 {
 		if ctx.Err() != nil {
@@ -189,11 +203,30 @@ func (s *sweeping) some(ctx context.Context, until time.Time) error {
 	return nil
 }
 
+// keepNamed marks the roots that have come to be named.
+func (s *sweeping) keepNamed() error {
+	for _, d := range s.named() {
+		if err := s.keep(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s *sweeping) removeTag(t tagLink) error {
-	if !s.goes(t.names) || youngFile(filepath.Join(t.dir, "current", "link"), s.since) {
+	if !s.goes(t.names) || s.live[t.subject] || youngFile(filepath.Join(t.dir, "current", "link"), s.since) {
 		return s.keep(t.names)
 	}
 	return os.RemoveAll(t.dir)
+}
+
+// removeHalf removes a tag that is listed and names nothing. No write is under way
+// that would yet have it name something.
+func removeHalf(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "current", "link")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // removeManifest removes it from one repository, and from what its tags named

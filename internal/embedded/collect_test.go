@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
@@ -243,48 +242,94 @@ func TestCollectKeeps(t *testing.T) {
 }
 
 // TestCollectWhileOthersPush: what comes to be needed while it is marked what is
-// stays whole, though it looked dead when it was looked at.
+// stays whole, though it looked dead when it was looked at, with what refers to it.
 func TestCollectWhileOthersPush(t *testing.T) {
 	s := newShelf(t)
 	retagged, again, dead := s.layer("demo/app", "tagged again", 1000), s.layer("demo/app", "pushed again", 1000), s.layer("demo/app", "dead", 1000)
+	other := ""
 	m, gone := s.image("demo/app", "", retagged), s.image("demo/app", "", dead)
-	child := s.image("demo/app", "", s.layer("demo/app", "child", 1000))
+	signed := s.referrer(m, s.layer("demo/app", "signature", 1000))
 	named := s.image("demo/app", "", s.layer("demo/app", "named", 1000))
 	s.age()
-	asked := 0
-	keep := embedded.Keep{For: 24 * time.Hour, Named: func() []digest.Digest {
-		if asked++; asked == 1 {
-			return nil
-		}
-		return []digest.Digest{digest.Digest(child)}
-	}}
-	marked := filepath.Join(s.dir, "docker/registry/v2/repositories/marked/_manifests/tags/x/current")
-	if err := os.MkdirAll(marked, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	pipe := filepath.Join(marked, "link") // the marking waits here, for as long as others push
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { _, err := s.Collect(within(t), keep); ended <- err }()
-	file := openPipe(t, pipe)
-	s.image("demo/app", "back", retagged)
-	s.index("demo/app", "late", named)
-	call(t, "HEAD", s.base("demo/app")+"/blobs/"+again, nil, http.StatusOK)
-	other := s.layer("demo/app", "new", 1000)
-	if _, err := file.WriteString(digestOf([]byte("lost"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(file.Close(), <-ended); err != nil {
-		t.Fatal(err)
-	}
+	s.markedWhile(keeping(), func() {
+		s.image("demo/app", "back", retagged)
+		s.index("demo/app", "late", named)
+		call(t, "HEAD", s.base("demo/app")+"/blobs/"+again, nil, http.StatusOK)
+		other = s.layer("demo/app", "new", 1000)
+	})
 	s.image("demo/app", "new", again, other)
 	s.whole("demo/app", m, retagged)
 	s.whole("demo/app", "new", again, other)
-	s.whole("demo/app", child)
 	s.whole("demo/app", named)
+	s.whole("demo/app", referrers(m))
+	s.whole("demo/app", signed)
 	s.gone("demo/app", []string{gone}, dead)
+}
+
+// TestCollectNamedLate: a root that is named only when it is asked a second or a
+// third time, before writes are shut out or while they are, stays with all that it
+// consists of and what refers to it.
+func TestCollectNamedLate(t *testing.T) {
+	for _, at := range []int{1, 2, 3} {
+		s := newShelf(t)
+		layer := s.layer("demo/app", "named late", 1000)
+		child := s.image("demo/app", "", layer)
+		root := s.index("demo/app", "", child)
+		signed := s.referrer(child, s.layer("demo/app", "signature", 1000))
+		again := s.referrer(signed, s.layer("demo/app", "of the signature", 1000))
+		gone := s.image("demo/app", "", s.layer("demo/app", "dead", 1000))
+		s.age()
+		asked := 0
+		done, err := s.Collect(within(t), embedded.Keep{For: 24 * time.Hour, Named: func() []digest.Digest {
+			if asked++; asked == at {
+				return []digest.Digest{digest.Digest(root)}
+			}
+			return nil
+		}})
+		if err != nil || done.Manifests != 1 {
+			t.Errorf("asked for the %d. time: removed %+v, %v; want one manifest", at, done, err)
+		}
+		s.whole("demo/app", root)
+		for _, m := range []string{child, referrers(child), signed, referrers(signed), again} {
+			s.whole("demo/app", m, layer)
+		}
+		s.gone("demo/app", []string{gone})
+	}
+}
+
+// referrers is the tag that stands for what refers to the digest.
+func referrers(d string) string { return "sha256-" + strings.TrimPrefix(d, "sha256:") }
+
+// referrer pushes an image that refers to subject, as clients do where there is no
+// referrers API.
+func (s *shelf) referrer(subject, layer string) string {
+	s.t.Helper()
+	m := s.image("demo/app", "", layer)
+	s.index("demo/app", referrers(subject), m)
+	return m
+}
+
+// markedWhile collects, and has others do something in the middle of the marking.
+func (s *shelf) markedWhile(keep embedded.Keep, others func()) {
+	s.t.Helper()
+	marked := filepath.Join(s.dir, "docker/registry/v2/repositories/marked/_manifests/tags/x/current")
+	if err := os.MkdirAll(marked, 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	pipe := filepath.Join(marked, "link") // the marking waits here, for as long as others push
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := s.Collect(within(s.t), keep); ended <- err }()
+	file := openPipe(s.t, pipe)
+	others()
+	if _, err := file.WriteString(digestOf([]byte("lost"))); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := errors.Join(file.Close(), <-ended); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // TestCollectInterrupted cuts collections of random registries anywhere,
@@ -362,9 +407,16 @@ func TestCollectGoesOnAfterDamage(t *testing.T) {
 	if err := errors.Join(os.Remove(at(m)), os.MkdirAll(filepath.Join(blobs, "aa", strings.Repeat("aa", 32)), 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	tags := filepath.Join(s.dir, "docker/registry/v2/repositories/demo/app/_manifests/tags")
+	if err := errors.Join(os.MkdirAll(filepath.Join(tags, "half", "index", "sha256"), 0o755), os.Mkdir(filepath.Join(tags, "empty"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	s.collect()
 	s.whole("demo/app", "kept", kept)
 	s.gone("demo/app", nil, lost)
+	if list := s.do("GET", s.base("demo/app")+"/tags/list", "", "", http.StatusOK); strings.Contains(string(list), "half") || strings.Contains(string(list), "empty") {
+		t.Errorf("tags that name nothing are listed still: %s", list)
+	}
 	if err := os.WriteFile(at(m), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -372,28 +424,6 @@ func TestCollectGoesOnAfterDamage(t *testing.T) {
 		t.Errorf("got %v, want an error that names %s", err, m)
 	}
 	s.whole("demo/app", "kept", kept)
-}
-
-// TestCollectPauses says how long it keeps writes waiting.
-func TestCollectPauses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("pushes 320 blobs")
-	}
-	s := newShelf(t)
-	for i := range 80 {
-		var layers []string
-		for n := range 3 {
-			layers = append(layers, s.layer("demo/app", fmt.Sprint(i, n, " "), 1000))
-		}
-		s.image("demo/app", fmt.Sprint("t", i%40), layers...)
-	}
-	s.age()
-	began := time.Now()
-	done := s.collect()
-	t.Logf("%+v in %s", done, time.Since(began))
-	if done.Manifests != 40 || done.Blobs != 160 {
-		t.Errorf("removed %+v, want 40 manifests and 160 blobs", done)
-	}
 }
 
 // openPipe waits until somebody reads it.
@@ -404,44 +434,4 @@ func openPipe(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// TestCollectDoesNotWaitForUploads: a client that is slow, or hangs, keeps
-// neither the collection nor other writes waiting.
-func TestCollectDoesNotWaitForUploads(t *testing.T) {
-	s := newShelf(t)
-	s.image("demo/app", "", s.layer("demo/app", "dead", 1000))
-	s.age()
-	blob := []byte("slowly pushed")
-	header, _ := call(t, "POST", s.base("demo/app")+"/blobs/uploads/", nil, http.StatusAccepted)
-	body, write := io.Pipe()
-	req, err := http.NewRequestWithContext(within(t), "PUT", header.Get("Location")+"&digest="+digestOf(blob), body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusCreated {
-				err = errors.New(resp.Status)
-			}
-		}
-		ended <- err
-	}()
-	if _, err := write.Write(blob[:6]); err != nil {
-		t.Fatal(err)
-	}
-	if done := s.collect(); done.Manifests != 1 {
-		t.Errorf("removed %+v, want a manifest", done)
-	}
-	if _, err := write.Write(blob[6:]); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(write.Close(), <-ended); err != nil {
-		t.Fatal(err)
-	}
-	s.gone("demo/app", nil, digestOf([]byte("nothing")))
-	s.do("GET", s.base("demo/app")+"/blobs/"+digestOf(blob), "", "", http.StatusOK)
 }

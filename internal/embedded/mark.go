@@ -27,6 +27,7 @@ type marking struct {
 
 	revisions, layers, blobs []linked
 	tags                     []tagLink
+	halves                   []string                   // directories of tags that name nothing
 	history                  map[digest.Digest][]string // directories in which tags remember a manifest
 	uploads                  []string
 }
@@ -88,7 +89,9 @@ func (m *marking) readTags(dir string) (roots []digest.Digest, err error) {
 	for _, name := range names {
 		at := filepath.Join(tags, name)
 		root, err := readLink(filepath.Join(at, "current"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile, or never written to the end
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile; or a kill has cut its removal or its first push
+			m.halves = append(m.halves, at)
+		} else if err != nil {
 			return nil, err
 		}
 		if subject := referrersTag.FindStringSubmatch(name); err == nil && subject != nil && !youngFile(filepath.Join(at, "current", "link"), m.since) {

@@ -33,6 +33,7 @@ type Metrics struct {
 	collections    *prometheus.CounterVec
 	collectedBytes prometheus.Counter
 	collectPause   prometheus.Gauge
+	collectOK      prometheus.Gauge
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -70,9 +71,10 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		expired:     counters("expired_tags_total", "Tags whose time was over: gone, refused by the registry (each time they are met), or left to the next try.", "state"),
 		heldBack: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "expire_held_images",
 			Help: "Images of which the last clean-up removed nothing, as more of their tags than expire.maxShare would have gone at once."}),
-		collections:    counters("collections_total", "Collections of what nothing needs any more in the registry and among the build logs, by how they ended.", "result"),
+		collections:    counters("collections_total", "Collections of what nothing needs any more in the registry and among the build logs, by how they ended: ok, failed, or interrupted by who asked or a shutdown.", "result"),
 		collectedBytes: prometheus.NewCounter(counter("collected_bytes_total", "Bytes that collections have removed.")),
 		collectPause:   prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_pause_seconds", Help: "The longest that the last collection kept pushes to the registry waiting."}),
+		collectOK:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_last_successful", Help: "0 if the last collection that nobody interrupted has failed, else 1."}),
 	}
 	m.begin()
 	return m
@@ -110,9 +112,10 @@ func (m *Metrics) begin() {
 	for _, state := range []imgd.ExpireState{imgd.ExpireGone, imgd.ExpireRefused, imgd.ExpireLeft} {
 		m.expired.WithLabelValues(string(state))
 	}
-	for _, result := range []string{"ok", "failed"} {
+	for _, result := range []string{"ok", "failed", "interrupted"} {
 		m.collections.WithLabelValues(result)
 	}
+	m.collectOK.Set(1)
 	m.Configured(unknownLabel)
 }
 
@@ -141,7 +144,7 @@ func (m *Metrics) Listening(forges ...string) {
 
 func (m *Metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime,
-		m.expired, m.heldBack, m.collections, m.collectedBytes, m.collectPause}
+		m.expired, m.heldBack, m.collections, m.collectedBytes, m.collectPause, m.collectOK}
 }
 
 func (m *Metrics) project(name string) string {
@@ -155,8 +158,14 @@ func (m *Metrics) project(name string) string {
 // failed.
 func (m *Metrics) Collected(done Collected, err error) {
 	result := "ok"
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		result = "interrupted"
+	case err != nil:
 		result = "failed"
+		m.collectOK.Set(0)
+	default:
+		m.collectOK.Set(1)
 	}
 	m.collections.WithLabelValues(result).Inc()
 	m.collectedBytes.Add(float64(done.Bytes))

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -50,11 +51,20 @@ func TestCollectMetrics(t *testing.T) {
 	w := newWorld(t, func(c *httpapi.Config) { c.Metrics = m })
 	m.Collected(httpapi.Collected{Bytes: 5, PauseMS: 40}, nil)
 	m.Collected(httpapi.Collected{Bytes: 2, PauseMS: 50}, errors.New("cut"))
+	m.Collected(httpapi.Collected{PauseMS: 50}, fmt.Errorf("remove: %w", context.Canceled)) // which says nothing of the disk
 	body := w.get("/metrics").body
-	for _, want := range []string{`imgd_collections_total{result="ok"} 1`, `imgd_collections_total{result="failed"} 1`, "imgd_collected_bytes_total 7", "imgd_collect_pause_seconds 0.05"} {
+	for _, want := range []string{`imgd_collections_total{result="ok"} 1`, `imgd_collections_total{result="failed"} 1`, `imgd_collections_total{result="interrupted"} 1`,
+		"imgd_collected_bytes_total 7", "imgd_collect_pause_seconds 0.05", "imgd_collect_last_successful 0"} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("no %s", want)
 		}
 	}
 	lint(t, body)
+	m.Collected(httpapi.Collected{}, nil)
+	for when, m := range map[string]*httpapi.Metrics{"after the next": m, "at the start": httpapi.NewMetrics(nil)} {
+		w := newWorld(t, func(c *httpapi.Config) { c.Metrics = m })
+		if !strings.Contains(w.get("/metrics").body, "imgd_collect_last_successful 1\n") {
+			t.Errorf("%s the last collection has failed still", when)
+		}
+	}
 }
