@@ -331,11 +331,10 @@ func TestVerifyAll(t *testing.T) {
 		return nil
 	}
 	found := map[string]imgd.Verification{}
-	known := &imgd.Known{}
-	err := s.verifier().VerifyAll(t.Context(), imgd.VerifyAll{Tags: tags, Depth: imgd.DepthParts, Parallel: 3, Known: known, Each: func(v imgd.Verification) error {
-		found[v.Tag] = v
-		return nil
-	}})
+	var told []imgd.VerifyProgress
+	err := s.verifier().VerifyAll(t.Context(), imgd.VerifyAll{Tags: tags, Depth: imgd.DepthParts, Parallel: 3,
+		Each:     func(v imgd.Verification) error { found[v.Tag] = v; return nil },
+		Progress: func(p imgd.VerifyProgress) error { told = append(told, p); return nil }})
 	if err != nil || len(found) != 21 {
 		t.Fatalf("got %d, %v; want 21", len(found), err)
 	}
@@ -351,8 +350,8 @@ func TestVerifyAll(t *testing.T) {
 	if s.most < 2 || s.most > 3 {
 		t.Errorf("%d looked at once, want 2 or 3", s.most)
 	}
-	if parts, bytes := known.Read(); parts != 18 || bytes != 18 {
-		t.Errorf("known are %d parts of %d bytes, want 18", parts, bytes)
+	if want := (imgd.VerifyProgress{Done: 22, Total: 22, Parts: 18, Bytes: 18}); len(told) < 2 || told[0] != (imgd.VerifyProgress{Total: 22}) || told[len(told)-1] != want {
+		t.Errorf("told of %+v, want %+v at last", told, want)
 	}
 }
 
@@ -369,6 +368,9 @@ func TestVerifyAllEnds(t *testing.T) {
 	err := s.verifier().VerifyAll(t.Context(), imgd.VerifyAll{Tags: tags, Each: func(imgd.Verification) error { n++; return full }})
 	if !errors.Is(err, full) || n != 1 {
 		t.Errorf("got %v after %d", err, n)
+	}
+	if err := s.verifier().VerifyAll(t.Context(), imgd.VerifyAll{Progress: func(imgd.VerifyProgress) error { return full }}); !errors.Is(err, full) {
+		t.Errorf("progress: got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	n = 0
