@@ -285,7 +285,7 @@ func (r Verified) complaint(tag string, want digest.Digest) string {
 	case DriftUnreachable:
 		return fmt.Sprintf("%s could not be read: %s", at, r.Error)
 	case DriftBecameIndex:
-		return fmt.Sprintf("%s is the image index %s, the index has the single image %s", at, r.Found, want)
+		return fmt.Sprintf("%s is the image index %s, and should be the single image %s", at, r.Found, want)
 	case DriftBlobMissing:
 		more := ""
 		if n := len(r.Lacks) - 1; n > 0 {
@@ -294,9 +294,9 @@ func (r Verified) complaint(tag string, want digest.Digest) string {
 		return fmt.Sprintf("%s is %s as it should be, but its %s %s is damaged there: %s%s", at, r.Found, r.Lacks[0].Part, r.Lacks[0].Digest, r.Lacks[0].Why, more)
 	}
 	if r.Found == "" {
-		return fmt.Sprintf("%s is not there, or no image, the index says %s", at, want)
+		return fmt.Sprintf("%s is not there, or no image, and should be %s", at, want)
 	}
-	return fmt.Sprintf("%s is %s, the index says %s", at, r.Found, want)
+	return fmt.Sprintf("%s is %s, and should be %s", at, r.Found, want)
 }
 
 // Unread reports whether another CI has pushed it and nobody has looked.
