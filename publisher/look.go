@@ -52,7 +52,7 @@ func (p *Publisher) Look(ctx context.Context, repository, tag string, want diges
 // takes a GET where it refuses a HEAD. Of who asks too much no more is asked.
 func answers(err error) bool {
 	var e *statusError
-	return errors.As(err, &e) && (e.code/100 == 4 && e.code != http.StatusTooManyRequests || e.code == http.StatusNotImplemented)
+	return errors.As(err, &e) && (e.code/100 == 4 || e.code == http.StatusNotImplemented) && !answerOf("", e.code, nil).again
 }
 
 // head is what the registry says of kind (manifests or blobs); a size that it does
