@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -97,7 +99,7 @@ func TestLook(t *testing.T) {
 				t.Errorf("got %s, %v; want %s, an error with %q", got.Digest, err, test.found, test.fails)
 			}
 			for _, known := range []error{imgd.ErrNotFound, imgd.ErrInvalid} {
-				if errors.Is(err, known) != errors.Is(known, test.is) { //nolint:errorlint // of the table
+				if errors.Is(err, known) != errors.Is(test.is, known) {
 					t.Errorf("got %v, which is %v", err, known)
 				}
 			}
@@ -105,6 +107,37 @@ func TestLook(t *testing.T) {
 				t.Errorf("%d HEAD, %d GET; want %d, %d", heads, gets, test.heads, test.gets)
 			}
 		})
+	}
+}
+
+// Those who look at the same time do not connect anew for each tag.
+func TestLookKeepsConnections(t *testing.T) {
+	t.Parallel()
+	image := digest.FromString("image")
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(says(ocispec.MediaTypeImageManifest, image))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	p := newPublisher()
+	const lookers = 16
+	var all sync.WaitGroup
+	for range lookers {
+		all.Go(func() {
+			for range 50 {
+				if _, err := p.Look(t.Context(), strings.TrimPrefix(server.URL, "http://")+"/demo/hello", "v1", image); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := connections.Load(); n > 3*lookers { // net/http connects while another is given back
+		t.Errorf("%d connections for %d who look 50 times", n, lookers)
 	}
 }
 
