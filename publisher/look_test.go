@@ -23,8 +23,8 @@ import (
 
 var _ imgd.Inspector = newPublisher()
 
-// on answers what is asked by that method of paths that end so.
-func on(method, suffix string, answer http.HandlerFunc) http.HandlerFunc {
+// asked answers what is asked by that method of paths that end so.
+func asked(method, suffix string, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == method && strings.HasSuffix(r.URL.Path, suffix) {
 			answer(w, r)
@@ -32,12 +32,12 @@ func on(method, suffix string, answer http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func status(code int) http.HandlerFunc {
+func ends(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
-// says answers a HEAD of a manifest.
-func says(mediaType string, d digest.Digest) http.HandlerFunc {
+// claims answers a HEAD of a manifest.
+func claims(mediaType string, d digest.Digest) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", mediaType)
 		if d != "" {
@@ -69,11 +69,11 @@ func TestLook(t *testing.T) {
 		{name: "the registry's word", want: image.Digest, found: image.Digest, heads: 1},
 		{name: "another is read", want: other.Digest, found: image.Digest, heads: 1, gets: 1},
 		{name: "a lie about another is found out", want: other.Digest, found: image.Digest, heads: 1, gets: 1,
-			broken: on("HEAD", path, says(ocispec.MediaTypeImageManifest, digest.FromString("lie")))},
-		{name: "no digest said", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: on("HEAD", path, says(ocispec.MediaTypeImageManifest, ""))},
-		{name: "no media type of an image said", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: on("HEAD", path, says("text/html", image.Digest))},
-		{name: "no HEAD", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: on("HEAD", path, status(http.StatusMethodNotAllowed))},
-		{name: "a HEAD that says it is gone", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: on("HEAD", path, status(http.StatusNotFound))},
+			broken: asked("HEAD", path, claims(ocispec.MediaTypeImageManifest, digest.FromString("lie")))},
+		{name: "no digest said", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: asked("HEAD", path, claims(ocispec.MediaTypeImageManifest, ""))},
+		{name: "no media type of an image said", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: asked("HEAD", path, claims("text/html", image.Digest))},
+		{name: "no HEAD", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: asked("HEAD", path, ends(http.StatusMethodNotAllowed))},
+		{name: "a HEAD that says it is gone", want: image.Digest, found: image.Digest, heads: 1, gets: 1, broken: asked("HEAD", path, ends(http.StatusNotFound))},
 		{name: "gone", tag: "v9", want: image.Digest, is: imgd.ErrNotFound, fails: "v9", heads: 1, gets: 1},
 		{name: "no image", want: image.Digest, is: imgd.ErrInvalid, fails: "it is no image", heads: 1, gets: 1, broken: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/vnd.example")
@@ -125,7 +125,7 @@ func TestLookKeepsConnections(t *testing.T) {
 		} else {
 			<-together
 		}
-		says(ocispec.MediaTypeImageManifest, image)(w, r)
+		claims(ocispec.MediaTypeImageManifest, image)(w, r)
 	}))
 	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
@@ -203,7 +203,7 @@ func served(body string) http.HandlerFunc {
 	}
 }
 
-// of is on for both methods.
+// of is asked for both methods.
 func of(d digest.Digest, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/"+d.String()) {
@@ -216,7 +216,7 @@ func TestLacks(t *testing.T) {
 	t.Parallel()
 	reg := newRegistry(t)
 	root, amd, arm, attestation := reg.attested("demo/hello")
-	gone := status(http.StatusNotFound)
+	gone := ends(http.StatusNotFound)
 	for _, test := range []struct {
 		name   string
 		broken http.HandlerFunc
@@ -237,8 +237,8 @@ func TestLacks(t *testing.T) {
 			bytes: "layer " + arm.own.Digest.String() + " it has more bytes there, and 14"},
 		{name: "a layer of other bytes", broken: of(arm.own.Digest, served("layer of ARM64")),
 			bytes: "layer " + arm.own.Digest.String() + " the registry served 14 bytes of " + digest.FromString("layer of ARM64").String()},
-		{name: "no HEAD of blobs", broken: on("HEAD", "/blobs/"+amd.own.Digest.String(), status(http.StatusMethodNotAllowed))},
-		{name: "storage that signs a GET alone", broken: on("HEAD", "/blobs/"+amd.own.Digest.String(), status(http.StatusForbidden))},
+		{name: "no HEAD of blobs", broken: asked("HEAD", "/blobs/"+amd.own.Digest.String(), ends(http.StatusMethodNotAllowed))},
+		{name: "storage that signs a GET alone", broken: asked("HEAD", "/blobs/"+amd.own.Digest.String(), ends(http.StatusForbidden))},
 		{name: "no HEAD of a layer that is shorter", parts: "layer " + amd.own.Digest.String() + " it has 5 bytes", broken: of(amd.own.Digest, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodHead {
 				w.WriteHeader(http.StatusMethodNotAllowed)
@@ -281,7 +281,7 @@ func TestLacksOfNobodyKnows(t *testing.T) {
 			w.Header().Set("Retry-After", "86400")
 			w.WriteHeader(http.StatusTooManyRequests)
 		})},
-		{"forbidden", "403", of(arm.config.Digest, status(http.StatusForbidden))},
+		{"forbidden", "403", of(arm.config.Digest, ends(http.StatusForbidden))},
 		{"a truncated manifest", "unexpected EOF", of(arm.manifest.Digest, truncated)},
 		{"a truncated layer", "unexpected EOF", of(arm.own.Digest, truncated)},
 	} {
@@ -339,7 +339,7 @@ func TestLacksOfEach(t *testing.T) {
 	root, amd, arm, _ := reg.attested("demo/hello")
 	inner := reg.index("demo/hello", amd.manifest)
 	outer := reg.index("demo/hello", amd.manifest, inner)
-	reg.misbehave(of(amd.shared.Digest, status(http.StatusNotFound)))
+	reg.misbehave(of(amd.shared.Digest, ends(http.StatusNotFound)))
 	known := &imgd.Known{}
 	for _, d := range []digest.Digest{root.Digest, amd.manifest.Digest, arm.manifest.Digest, outer.Digest, inner.Digest} {
 		got, err := newPublisher().Lacks(t.Context(), reg.addr+"/demo/hello", d, imgd.DepthParts, known)
