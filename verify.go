@@ -177,7 +177,9 @@ func (v *Verifier) compare(ctx context.Context, image, tag string, depth VerifyD
 func (v *Verifier) look(ctx context.Context, repository string, want Record, depth VerifyDepth, known *Known) Verified {
 	there := Verified{Repository: repository}
 	desc, err := v.Registry.Look(ctx, repository, want.Tag, want.Root())
-	there.Found = desc.Digest
+	if err == nil {
+		there.Found = desc.Digest
+	}
 	switch {
 	case errors.Is(err, ErrNotFound):
 		there.Kind = DriftMissing

@@ -77,7 +77,7 @@ func (f *verified) result(several bool) result {
 			}
 			for _, at := range v.Repositories {
 				if !several || !at.Same {
-					row(at.Repository, v.Tag, yesNo(at.Same), orDash(at.Found.String()), v.Want.String(), difference(at))
+					row(at.Repository, v.Tag, same(at), orDash(at.Found.String()), v.Want.String(), difference(at))
 				}
 			}
 		}
@@ -122,9 +122,13 @@ func (s statusLine) clear() {
 	}
 }
 
-func yesNo(b bool) string {
-	if b {
+// same says whether it is the same, as far as somebody knows.
+func same(at imgd.Verified) string {
+	switch {
+	case at.Same:
 		return "yes"
+	case at.Kind == imgd.DriftUnreachable:
+		return "-"
 	}
 	return "no"
 }

@@ -256,7 +256,7 @@ func (v *verify) straight(ctx context.Context, found *verified) error {
 	}
 	return shared.Verify{
 		Index: v.index, Registry: v.registry, PlainHTTP: v.plainHTTP, Digest: digest.Digest(v.digest), Find: find, Tag: v.tag,
-		Depth: imgd.VerifyDepth(v.depth), Parallel: v.parallel, Stderr: v.stderr,
+		Depth: imgd.VerifyDepth(v.depth), Parallel: v.parallel,
 		Each: func(one imgd.Verification) error {
 			if v.index != "" {
 				one.Expect(digest.Digest(v.digest))

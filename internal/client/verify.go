@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -35,7 +33,6 @@ type Verify struct {
 	Tag      string    // of Find.Image; "" is all
 	Depth    imgd.VerifyDepth
 	Parallel int
-	Stderr   io.Writer
 
 	// Each and Progress are those of imgd.VerifyAll.
 	Each     func(imgd.Verification) error
@@ -133,8 +130,7 @@ func (v Verify) hosts(view *index.View, tags []imgd.TagName) (hosts []string) {
 }
 
 func (v Verify) registry(hosts []string) *publisher.Publisher {
-	config := publisher.Config{Credentials: publisher.DockerCredentials(""), // who can docker pull can verify
-		Log: slog.New(slog.NewTextHandler(v.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	config := publisher.Config{Credentials: publisher.DockerCredentials("")} // who can docker pull can verify
 	if v.PlainHTTP {
 		config.PlainHTTP = hosts
 	}

@@ -70,7 +70,7 @@ func TestVerifyReadsAgain(t *testing.T) {
 	for moved, want := range map[int32]bool{0: true, 1: true, 3: true, 9: false} { // of one that moves all the time it is told how it was at last
 		moves.Store(moved)
 		var found []imgd.Verification
-		err := client.Verify{Index: dir, Registry: strings.TrimPrefix(registry.URL, "http://"), Parallel: 1, Stderr: t.Output(),
+		err := client.Verify{Index: dir, Registry: strings.TrimPrefix(registry.URL, "http://"), Parallel: 1,
 			Each: func(v imgd.Verification) error { found = append(found, v); return nil }}.Run(t.Context())
 		if err != nil || len(found) != 1 || found[0].OK != want {
 			t.Errorf("moved %d times: got %+v, %v", moved, found, err)
@@ -80,7 +80,7 @@ func TestVerifyReadsAgain(t *testing.T) {
 	serves.Store(digest.FromString("stranger"))
 	looks.Store(0)
 	var found []imgd.Verification
-	err = client.Verify{Index: dir, Registry: strings.TrimPrefix(registry.URL, "http://"), Stderr: t.Output(),
+	err = client.Verify{Index: dir, Registry: strings.TrimPrefix(registry.URL, "http://"),
 		Each: func(v imgd.Verification) error { found = append(found, v); return nil }}.Run(t.Context())
 	if err != nil || len(found) != 1 || found[0].OK || looks.Load() != 2 { // a HEAD, and a GET of what differs
 		t.Errorf("of an index that stays: got %+v, %v after %d calls", found, err, looks.Load())
