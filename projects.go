@@ -50,12 +50,17 @@ func (p *Projects) all() map[string]Project {
 // Repositories are those of every project that makes the image, in the order of
 // the config.
 func (p *Projects) Repositories(image string) []string {
-	var all []string
-	for _, project := range p.All() {
-		if project.Image != image {
-			continue
+	projects := p.all()
+	var names []string // few of many: a verification asks for each tag
+	for name := range projects {
+		if projects[name].Image == image {
+			names = append(names, name)
 		}
-		for _, repository := range project.Repositories {
+	}
+	slices.Sort(names)
+	var all []string
+	for _, name := range names {
+		for _, repository := range projects[name].Repositories {
 			if !slices.Contains(all, repository) {
 				all = append(all, repository)
 			}

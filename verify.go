@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -60,6 +59,7 @@ type Verification struct {
 	Depth        VerifyDepth   `json:"depth,omitempty"`
 	Pending      string        `json:"pending,omitempty"`    // release that is to take the tag, and may have written it
 	Unreported   string        `json:"unreported,omitempty"` // why there is no event of the drift that was found
+	Error        string        `json:"error,omitempty"`      // why there was nothing to compare with
 	Repositories []Verified    `json:"repositories"`
 	Records      []Record      `json:"records"`
 	OK           bool          `json:"ok"`
@@ -78,9 +78,12 @@ type Verified struct {
 
 // A Truth is an index that registries are compared with.
 type Truth interface {
-	Lookup
 	// Tag are the records of a tag, by platform.
 	Tag(image, name string) []Record
+	// Wanted is Lookup.Wanted.
+	Wanted(image, tag string) (Release, bool)
+	// Release is Lookup.Release.
+	Release(id string) (Release, bool)
 	// Seq is the last entry that is folded.
 	Seq() uint64
 	// Wait waits until entry seq is folded, or ctx is done.
@@ -101,8 +104,12 @@ type Verifier struct {
 // published: that one has written the tag, and the index says so in a moment. What
 // differs then is told as drift. ErrNotFound if the index has nothing under the
 // tag, or nobody knows a repository of it. Of what differs, and of a registry that
-// does not answer, the Verification tells, which is no error.
+// does not answer, the Verification tells, which is no error. known is of this
+// depth; nil is of this tag alone.
 func (v *Verifier) Verify(ctx context.Context, image, tag string, depth VerifyDepth, known *Known) (Verification, error) {
+	if known == nil {
+		known = &Known{}
+	}
 	found, err := v.settled(ctx, image, tag, depth, known)
 	if err != nil {
 		return found, err
@@ -110,8 +117,15 @@ func (v *Verifier) Verify(ctx context.Context, image, tag string, depth VerifyDe
 	if err := v.report(ctx, found); err != nil {
 		found.Unreported = err.Error()
 	}
-	found.OK = found.same() && found.Unreported == ""
+	found.OK = found.Complaint() == ""
 	return found, nil
+}
+
+// Expect notes that the tag must name d too, its root or a platform's manifest;
+// "" is anything.
+func (v *Verification) Expect(d digest.Digest) {
+	v.Digest = d
+	v.OK = v.Complaint() == ""
 }
 
 func (v *Verifier) settled(ctx context.Context, image, tag string, depth VerifyDepth, known *Known) (Verification, error) {
@@ -163,7 +177,9 @@ func (v *Verifier) compare(ctx context.Context, image, tag string, depth VerifyD
 func (v *Verifier) look(ctx context.Context, repository string, want Record, depth VerifyDepth, known *Known) Verified {
 	there := Verified{Repository: repository}
 	desc, err := v.Registry.Look(ctx, repository, want.Tag, want.Root())
-	there.Found = desc.Digest
+	if err == nil {
+		there.Found = desc.Digest
+	}
 	switch {
 	case errors.Is(err, ErrNotFound):
 		there.Kind = DriftMissing
@@ -242,7 +258,10 @@ func (v *Verifier) DriftsOf(found Verification) (drifts []Drift) {
 // Complaint says on one line all that is not as it should be, "" if nothing is.
 func (v Verification) Complaint() string {
 	var all []string
-	if v.Digest != "" && v.Digest != v.Want && !v.has(v.Digest) {
+	if v.Error != "" {
+		all = append(all, v.Error)
+	}
+	if !v.named() {
 		all = append(all, fmt.Sprintf("%s:%s names %s, not %s", v.Image, v.Tag, v.Want, v.Digest))
 	}
 	for _, r := range v.Repositories {
@@ -250,7 +269,7 @@ func (v Verification) Complaint() string {
 			all = append(all, r.complaint(v.Tag, v.Want))
 		}
 	}
-	if len(all) > 0 && v.Unread() {
+	if len(all) > 0 && v.Error == "" && v.Unread() {
 		all = append(all, "the index has what was said of it, which nobody has read in a registry")
 	}
 	if len(all) > 0 && v.Pending != "" {
@@ -268,7 +287,7 @@ func (r Verified) complaint(tag string, want digest.Digest) string {
 	case DriftUnreachable:
 		return fmt.Sprintf("%s could not be read: %s", at, r.Error)
 	case DriftBecameIndex:
-		return fmt.Sprintf("%s is the image index %s, the index has the single image %s", at, r.Found, want)
+		return fmt.Sprintf("%s is the image index %s, and should be the single image %s", at, r.Found, want)
 	case DriftBlobMissing:
 		more := ""
 		if n := len(r.Lacks) - 1; n > 0 {
@@ -277,26 +296,25 @@ func (r Verified) complaint(tag string, want digest.Digest) string {
 		return fmt.Sprintf("%s is %s as it should be, but its %s %s is damaged there: %s%s", at, r.Found, r.Lacks[0].Part, r.Lacks[0].Digest, r.Lacks[0].Why, more)
 	}
 	if r.Found == "" {
-		return fmt.Sprintf("%s is not there, or no image, the index says %s", at, want)
+		return fmt.Sprintf("%s is not there, or no image, and should be %s", at, want)
 	}
-	return fmt.Sprintf("%s is %s, the index says %s", at, r.Found, want)
+	return fmt.Sprintf("%s is %s, and should be %s", at, r.Found, want)
 }
 
 // Unread reports whether another CI has pushed it and nobody has looked.
 func (v Verification) Unread() bool { return len(v.Records) > 0 && v.Records[0].MediaType == "" }
 
-// Unknown reports whether all that is wrong is that registries did not answer: then
-// nobody knows.
+// Unknown reports whether all that is wrong is that registries did not answer, or
+// that there was nothing to compare with: then nobody knows.
 func (v Verification) Unknown() bool {
 	silent := func(r Verified) bool { return r.Kind == DriftUnreachable }
 	wrong := func(r Verified) bool { return !r.Same && !silent(r) }
-	named := v.Digest == "" || v.Digest == v.Want || v.has(v.Digest)
-	return named && slices.ContainsFunc(v.Repositories, silent) && !slices.ContainsFunc(v.Repositories, wrong)
+	return v.named() && !slices.ContainsFunc(v.Repositories, wrong) && (v.Error != "" || slices.ContainsFunc(v.Repositories, silent))
 }
 
-// has reports whether d is one of the platforms' manifests.
-func (v Verification) has(d digest.Digest) bool {
-	return slices.ContainsFunc(v.Records, func(r Record) bool { return r.Digest == d })
+// named reports whether the index has under the tag what was expected.
+func (v Verification) named() bool {
+	return v.Digest == "" || v.Digest == v.Want || slices.ContainsFunc(v.Records, func(r Record) bool { return r.Digest == v.Digest })
 }
 
 // writtenBy reports whether whatever differs names rel's root.
@@ -306,56 +324,4 @@ func (v Verification) writtenBy(rel Release) bool {
 
 func (v Verification) same() bool {
 	return !slices.ContainsFunc(v.Repositories, func(r Verified) bool { return !r.Same })
-}
-
-// maxKnown bounds the parts that are remembered: some 100 bytes each.
-const maxKnown = 100_000
-
-// A Known remembers which parts of images one run has found whole, so that what
-// many share is looked at once. The zero value is ready, nil remembers nothing.
-// Safe for concurrent use.
-type Known struct {
-	mu    sync.Mutex // guards what follows
-	whole map[part]struct{}
-	parts int
-	bytes int64
-}
-
-type part struct {
-	repository string
-	digest     digest.Digest
-}
-
-// Has reports whether the part was found whole there.
-func (k *Known) Has(repository string, d digest.Digest) bool {
-	if k == nil {
-		return false
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	_, ok := k.whole[part{repository, d}]
-	return ok
-}
-
-// Add remembers that the part was found whole there, for which so many bytes were
-// read.
-func (k *Known) Add(repository string, d digest.Digest, bytes int64) {
-	if k == nil {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.whole == nil || len(k.whole) >= maxKnown {
-		k.whole = map[part]struct{}{}
-	}
-	k.whole[part{repository, d}] = struct{}{}
-	k.parts++
-	k.bytes += bytes
-}
-
-// Read is how many parts were found whole, and how many bytes were read for it.
-func (k *Known) Read() (parts int, bytes int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.parts, k.bytes
 }

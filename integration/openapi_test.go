@@ -225,7 +225,7 @@ func TestOpenAPIIsStrict(t *testing.T) {
 		}
 	}
 	for _, err := range []error{c.hold("verifyTag", 201, "application/json", []byte(good)), c.hold("verifyTag", 200, "text/plain", []byte(good)),
-		c.hold("verify", 200, "application/json", []byte(good)), c.hold("livez", 200, "text/plain", []byte("no\n"))} {
+		c.hold("verifies", 200, "application/json", []byte(good)), c.hold("livez", 200, "text/plain", []byte("no\n"))} {
 		if err == nil {
 			t.Error("what is not documented is taken")
 		}
@@ -270,6 +270,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"getImage", "GET", "/v1/images/" + image, "", 200, ""}, {"getImage", "GET", "/v1/images/none", "", 404, ""},
 		{"getTag", "GET", tag, "", 200, ""}, {"getTag", "GET", tag + "x", "", 404, ""},
 		{"verifyTag", "POST", tag + "/verify", "", 200, ""}, {"verifyTag", "POST", tag + "x/verify", "", 404, ""},
+		{"verify", "POST", "/v1/verify", `{"depth":"bytes"}`, 200, ""}, {"verify", "POST", "/v1/verify?image=none", "", 404, ""},
 		{"verifyTag", "POST", tag + "/verify", `{"digest":"sha256:` + strings.Repeat("0", 64) + `"}`, 409, ""},
 		{"askBuild", "POST", "/v1/projects/hello/builds", `{"ref":"main"}`, 202, ""}, {"askBuild", "POST", "/v1/projects/none/builds", `{"ref":"main"}`, 404, ""},
 		{"explain", "GET", "/v1/projects/hello/explain?ref=main", "", 200, ""}, {"explain", "GET", "/v1/projects/hello/explain?ref=none", "", 404, ""},

@@ -119,7 +119,7 @@ func (l *locked) dockerConfig(password string) string {
 	return dir
 }
 
-func writeConfig(t *testing.T, dir string, v any) {
+func writeConfig(t testing.TB, dir string, v any) {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

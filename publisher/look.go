@@ -2,11 +2,12 @@ package publisher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,13 +47,12 @@ func (p *Publisher) Look(ctx context.Context, repository, tag string, want diges
 	return desc, err
 }
 
-// answers reports whether err is a registry's word about a HEAD alone: some do not
-// have them everywhere, and none has a body that says why.
+// answers reports whether err is a registry's word about a HEAD alone, which has no
+// body that says why: some do not have them everywhere, and storage behind a registry
+// takes a GET where it refuses a HEAD. Of who asks too much no more is asked.
 func answers(err error) bool {
 	var e *statusError
-	return errors.As(err, &e) && slices.Contains([]int{
-		http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
-	}, e.code)
+	return errors.As(err, &e) && (e.code/100 == 4 || e.code == http.StatusNotImplemented) && !answerOf("", e.code, nil).again
 }
 
 // head is what the registry says of kind (manifests or blobs); a size that it does
@@ -73,9 +73,9 @@ func (r repository) head(ctx context.Context, kind, ref string) (ocispec.Descrip
 
 // Lacks are the parts of root that the repository does not have in their size and,
 // at imgd.DepthBytes, with their bytes: root itself, what it lists as an index,
-// attestations too, their configs and their layers. Layers that the registry need
-// not have, as their media type says, are left out. What known has is not asked
-// for again, and what is found whole is added. After an error, as when the
+// attestations too, their configs and their layers, each once. Layers that the
+// registry need not have, as their media type says, are left out. What known has is
+// not asked for again, and what is found is added. After an error, as when the
 // registry does not answer, nobody knows of the parts behind it.
 func (p *Publisher) Lacks(ctx context.Context, repository string, root digest.Digest, depth imgd.VerifyDepth, known *imgd.Known) ([]imgd.Lack, error) {
 	r, err := p.repository(repository)
@@ -85,8 +85,8 @@ func (p *Publisher) Lacks(ctx context.Context, repository string, root digest.Di
 	if err != nil {
 		return nil, fmt.Errorf("look into %q in %s: %w", root, repository, err)
 	}
-	look := inspection{repository: r, bytes: depth == imgd.DepthBytes, known: known}
-	err = look.manifest(ctx, ocispec.Descriptor{Digest: root, Size: -1})
+	look := inspection{repository: r, bytes: depth == imgd.DepthBytes, known: known, seen: map[digest.Digest]bool{}}
+	_, err = look.manifest(ctx, ocispec.Descriptor{Digest: root, Size: -1})
 	return look.lacks, err
 }
 
@@ -95,103 +95,157 @@ type inspection struct {
 	repository
 	bytes bool // of blobs are read
 	known *imgd.Known
+	seen  map[digest.Digest]bool // whether it is whole: what platforms share is listed by each
 	lacks []imgd.Lack
 }
 
-// lacking notes that the part is not there as it should be. Any other error is
-// answered.
-func (i *inspection) lacking(part string, d digest.Digest, err error) error {
-	why := ""
+// lack says why a part is not there as it should be, by the error of looking at it.
+// Any other error is answered.
+func lack(err error) (why string, _ error) {
 	switch {
 	case errors.Is(err, imgd.ErrNotFound):
-		why = "it is not there"
+		return "it is not there", nil
 	case errors.Is(err, errOtherBytes), errors.Is(err, errNotImage):
-		why = err.Error()
-	default:
-		return err
+		return err.Error(), nil
 	}
-	i.lacks = append(i.lacks, imgd.Lack{Part: part, Digest: d, Why: why})
-	return nil
+	return "", err
 }
 
-// manifest looks at a manifest, or an index, and all that it lists. It is known
-// once all of that is whole.
-func (i *inspection) manifest(ctx context.Context, want ocispec.Descriptor) error {
+// A listing is what a manifest or an index lists.
+type listing struct {
+	Manifests []ocispec.Descriptor `json:"manifests"`
+	Config    *ocispec.Descriptor  `json:"config"`
+	Layers    []ocispec.Descriptor `json:"layers"`
+}
+
+// manifest reports whether a manifest, or an index, and all that it lists are whole.
+// Then it is known.
+func (i *inspection) manifest(ctx context.Context, want ocispec.Descriptor) (whole bool, _ error) {
 	where := i.named.Name()
-	if i.known.Has(where, want.Digest) {
-		return nil
+	if whole, seen := i.seen[want.Digest]; seen || i.known.Whole(where, want.Digest) {
+		return whole || !seen, nil
 	}
-	bound, cancel := context.WithTimeout(ctx, callTime)
-	desc, body, err := i.repository.manifest(bound, want.Digest.String())
-	cancel()
+	desc, body, err := i.read(ctx, want)
+	why, err := lack(err)
+	if err != nil {
+		return false, err
+	}
+	if why != "" {
+		return i.note("manifest", want.Digest, why), nil
+	}
+	var all listing
+	if err := json.Unmarshal(body, &all); err != nil {
+		return false, fmt.Errorf("decode %s: %w", i.at(want.Digest.String()), err)
+	}
+	whole, err = i.listed(ctx, all)
+	if i.seen[want.Digest] = whole; whole && err == nil {
+		i.known.Add(where, want.Digest, desc.Size)
+	}
+	return whole, err
+}
+
+// listed reports whether all of them are whole.
+func (i *inspection) listed(ctx context.Context, all listing) (bool, error) {
+	whole := true
+	for _, m := range all.Manifests {
+		ok, err := i.manifest(ctx, m)
+		if whole = whole && ok; err != nil {
+			return false, err
+		}
+	}
+	if all.Config != nil {
+		ok, err := i.blob(ctx, "config", *all.Config)
+		if whole = whole && ok; err != nil {
+			return false, err
+		}
+	}
+	for _, layer := range all.Layers {
+		ok, err := i.blob(ctx, "layer", layer)
+		if whole = whole && ok; err != nil {
+			return false, err
+		}
+	}
+	return whole, nil
+}
+
+// note notes why a part is not whole, if it is not.
+func (i *inspection) note(part string, d digest.Digest, why string) (whole bool) {
+	i.seen[d] = why == ""
+	if why != "" {
+		i.lacks = append(i.lacks, imgd.Lack{Part: part, Digest: d, Why: why})
+	}
+	return why == ""
+}
+
+// read reads the manifest, which has the size that what lists it says.
+func (i *inspection) read(ctx context.Context, want ocispec.Descriptor) (ocispec.Descriptor, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	if err := want.Digest.Validate(); err != nil {
+		return want, nil, fmt.Errorf("what lists it says %w: %w", err, errOtherBytes)
+	}
+	desc, body, err := i.repository.manifest(ctx, want.Digest.String())
 	if err == nil && want.Size >= 0 && desc.Size != want.Size {
 		err = fmt.Errorf("it has %d bytes, and %d by what lists it: %w", desc.Size, want.Size, errOtherBytes)
 	}
-	if err != nil {
-		return i.lacking("manifest", want.Digest, err)
-	}
-	listed, err := parts(body)
-	if err != nil {
-		return err
-	}
-	before := len(i.lacks)
-	for _, part := range listed {
-		switch {
-		case images.IsIndexType(part.MediaType), images.IsManifestType(part.MediaType):
-			err = i.manifest(ctx, part)
-		case images.IsConfigType(part.MediaType):
-			err = i.blob(ctx, "config", part)
-		default:
-			err = i.blob(ctx, "layer", part)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if len(i.lacks) == before {
-		i.known.Add(where, want.Digest, desc.Size)
-	}
-	return nil
+	return desc, body, err
 }
 
-// blob looks at a config or a layer.
-func (i *inspection) blob(ctx context.Context, part string, want ocispec.Descriptor) error {
-	where := i.named.Name()
-	if images.IsNonDistributable(want.MediaType) || i.known.Has(where, want.Digest) {
-		return nil
+// blob reports whether a config or a layer is whole.
+func (i *inspection) blob(ctx context.Context, part string, want ocispec.Descriptor) (whole bool, _ error) {
+	if images.IsNonDistributable(want.MediaType) {
+		return true, nil
 	}
-	if err := want.Digest.Validate(); err != nil {
-		return i.lacking(part, want.Digest, fmt.Errorf("its manifest says %w: %w", err, errOtherBytes))
+	if whole, seen := i.seen[want.Digest]; seen {
+		return whole, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, blobTime)
-	defer cancel()
-	var read int64
-	var err error
-	if i.bytes {
-		read, err = i.readAll(ctx, want)
-	} else {
-		err = i.present(ctx, want)
-	}
+	why, err := i.known.Once(ctx, i.named.Name(), want.Digest, func() (string, int64, error) {
+		ctx, cancel := context.WithTimeout(ctx, blobTime)
+		defer cancel()
+		read, err := i.look(ctx, want)
+		why, err := lack(err)
+		return why, read, err
+	})
 	if err != nil {
-		return i.lacking(part, want.Digest, err)
+		return false, err
 	}
-	i.known.Add(where, want.Digest, read)
-	return nil
+	return i.note(part, want.Digest, why), nil
+}
+
+// look answers how many bytes it has read.
+func (i *inspection) look(ctx context.Context, want ocispec.Descriptor) (int64, error) {
+	if err := want.Digest.Validate(); err != nil {
+		return 0, fmt.Errorf("its manifest says %w: %w", err, errOtherBytes)
+	}
+	if i.bytes {
+		return i.readAll(ctx, want)
+	}
+	return 0, i.present(ctx, want)
 }
 
 // present asks whether the blob is there, in its size.
 func (i *inspection) present(ctx context.Context, want ocispec.Descriptor) error {
 	said, err := i.head(ctx, "blobs", want.Digest.String())
 	if err != nil && answers(err) && !errors.Is(err, imgd.ErrNotFound) {
-		var body io.ReadCloser // its bytes are not read, only that there are some
-		if body, _, err = i.open(ctx, "blobs", want.Digest.String()); err == nil {
-			return body.Close()
-		}
+		said, err = i.opened(ctx, want)
 	}
 	if err == nil && said.Size >= 0 && said.Size != want.Size {
 		err = fmt.Errorf("it has %d bytes there, and %d by its manifest: %w", said.Size, want.Size, errOtherBytes)
 	}
 	return err
+}
+
+// opened is head by a GET, whose body is not read.
+func (i *inspection) opened(ctx context.Context, want ocispec.Descriptor) (ocispec.Descriptor, error) {
+	body, header, err := i.open(ctx, "blobs", want.Digest.String())
+	if err != nil {
+		return want, err
+	}
+	size, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
+	if err != nil {
+		size = -1 // it does not say
+	}
+	return ocispec.Descriptor{Digest: want.Digest, Size: size}, body.Close()
 }
 
 // readAll reads the blob to its end and compares its bytes with its digest.
@@ -206,8 +260,19 @@ func (i *inspection) readAll(ctx context.Context, want ocispec.Descriptor) (int6
 	if err != nil {
 		return n, fmt.Errorf("read %s: %w", i.at(want.Digest.String()), err)
 	}
+	if n != want.Size {
+		return n, fmt.Errorf("it has %s there, and %d by its manifest: %w", bytesOf(n, want.Size), want.Size, errOtherBytes)
+	}
 	if got := digest.NewDigest(want.Digest.Algorithm(), sum); got != want.Digest {
 		return n, fmt.Errorf("the registry served %d bytes of %s: %w", n, got, errOtherBytes)
 	}
 	return n, nil
+}
+
+// bytesOf says how many bytes were read where no more than one beyond size are.
+func bytesOf(n, size int64) string {
+	if n > size {
+		return "more bytes"
+	}
+	return fmt.Sprintf("%d bytes", n)
 }

@@ -24,7 +24,7 @@ import (
 
 // registry is the real registry behind a front that can misbehave.
 type registry struct {
-	t    *testing.T
+	t    testing.TB
 	addr string // of the front
 	real string
 
@@ -33,7 +33,7 @@ type registry struct {
 	seen   []string         // guarded by mu: "PUT /v2/…"
 }
 
-func newRegistry(t *testing.T) *registry {
+func newRegistry(t testing.TB) *registry {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	reg, err := embedded.StartRegistry(t.Context(), embedded.RegistryConfig{Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: log})

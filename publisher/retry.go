@@ -8,7 +8,14 @@ import (
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/hashicorp/go-retryablehttp"
+
+	"github.com/imgd/imgd"
 )
+
+// idlePerHost is how many connections are kept for the next request: as many as
+// tags are verified at once. By net/http's own two, the others would connect anew
+// each time.
+const idlePerHost = imgd.MaxVerifyParallel
 
 // newTransport is the one layer that retries: it repeats small requests after
 // failures that pass. Bodies are kept in memory, so it is not for layers. It
@@ -23,8 +30,10 @@ func newTransport(roots *x509.CertPool, log *slog.Logger) http.RoundTripper {
 			log.Warn("asking the registry again", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "retry", n)
 		}
 	}
+	transport := docker.DefaultHTTPTransport(&tls.Config{RootCAs: roots})
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 2*idlePerHost, idlePerHost
 	c.HTTPClient = &http.Client{
-		Transport:     docker.DefaultHTTPTransport(&tls.Config{RootCAs: roots}),
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	c.RetryMax, c.RetryWaitMin, c.RetryWaitMax = retries, firstWait, 2*firstWait

@@ -1,6 +1,7 @@
 // Imgctl asks an imgd daemon for builds, and shows what it has published and
 // what it is doing. Results go to stdout, everything else to stderr; the exit
-// codes are in internal/client/exit.go. It talks HTTP to the daemon and to nobody else.
+// codes are in internal/client/exit.go. It talks HTTP to the daemon, and
+// to nobody else but where it is told to go without one.
 package main
 
 import (

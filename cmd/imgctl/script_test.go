@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -52,6 +53,9 @@ func params(t *testing.T, dir string) testscript.Params {
 				return err
 			}
 			env.Defer(w.close)
+			registry := httptest.NewServer(w.registry)
+			env.Defer(registry.Close)
+			env.Setenv("REGISTRY", strings.TrimPrefix(registry.URL, "http://"))
 			env.Values[worldKey{}], env.Values[contextKey{}] = w, t.Context()
 			env.Setenv("IMGD_SERVER", w.server.URL)
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each imgctl under -race takes a second to exit
@@ -66,7 +70,7 @@ func params(t *testing.T, dir string) testscript.Params {
 			"watched": watched, "interrupted": interrupted, "cuts": cuts, "down": down, "refuses": refuses, "endpoints": endpoints, "request": request,
 			"admit": admit, "claimed": claimed, "letter": letter, "grows": grows, "restarts": restarts,
 			"probe": probe, "reloads": reloads, "slow": slow, "state": state, "example": example,
-			"differs": differs,
+			"differs": differs, "push": push, "damaged": damaged, "lacks": lacks, "stuck": stuck,
 		},
 	}
 }

@@ -32,11 +32,18 @@ type event struct {
 // stream gives f each event of the path until that named end, which f gets as
 // well. A stream that is cut before is lost.
 func (c *client) stream(ctx context.Context, path string, query url.Values, f func(event) error) error {
+	return c.read(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.Send(ctx, http.MethodGet, path+shared.Encode(query), nil)
+	}, f)
+}
+
+// read is stream of what send answers.
+func (c *client) read(ctx context.Context, send func(context.Context) (*http.Response, error), f func(event) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	alive := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer alive.Stop()
-	resp, err := c.Send(ctx, http.MethodGet, path+shared.Encode(query), nil)
+	resp, err := send(ctx)
 	if err != nil {
 		return err
 	}

@@ -35,10 +35,14 @@ type world struct {
 	handler http.Handler
 	server  *httptest.Server
 
+	registry *registry // that imgctl asks itself
+
 	mu         sync.Mutex
 	changed    chan struct{} // closed and replaced by each change
 	refs       map[string]string
 	served     map[string]digest.Digest // repository:tag -> root
+	lacks      map[string]imgd.Lack     // "bytes root" -> what of it is damaged
+	stuck      string                   // tag of which the registry answers nothing
 	next       imgd.Status              // what the next request becomes
 	statuses   map[string]imgd.Status
 	letters    []imgd.Letter
@@ -62,8 +66,9 @@ type answer struct {
 }
 
 func newWorld(dir string) (*world, error) {
-	w := &world{changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
+	w := &world{changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{}, lacks: map[string]imgd.Lack{},
 		statuses: map[string]imgd.Status{}, logs: map[string]string{}}
+	w.registry = &registry{w: w, files: map[string]file{}}
 	var err error
 	w.index, err = index.Open(index.Config{Dir: dir, History: w, Registry: w, Writer: "test", Now: func() time.Time { return epoch }})
 	if err != nil {
@@ -206,14 +211,6 @@ func (w *world) Resolve(_ context.Context, repository, tag string) (ocispec.Desc
 		return ocispec.Descriptor{Digest: d}, w.down
 	}
 	return ocispec.Descriptor{}, imgd.ErrNotFound
-}
-
-func (w *world) Look(ctx context.Context, repository, tag string, _ digest.Digest) (ocispec.Descriptor, error) {
-	return w.Resolve(ctx, repository, tag)
-}
-
-func (*world) Lacks(context.Context, string, digest.Digest, imgd.VerifyDepth, *imgd.Known) ([]imgd.Lack, error) {
-	return nil, nil
 }
 
 func (w *world) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {

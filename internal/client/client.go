@@ -1,7 +1,7 @@
 // Package client is what the programs have in common: how imgctl and publish
 // find the daemon, speak to it, and end, the recording of what another CI has
-// pushed, by the daemon or, where none runs, straight into an index, and the
-// making of man pages. It decides nothing.
+// pushed, by the daemon or, where none runs, straight into an index, the
+// verification of an index without a daemon, and the making of man pages. It decides nothing.
 package client
 
 import (

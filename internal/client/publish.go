@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,18 +144,24 @@ func (p *publish) check() error {
 	return p.splitImage()
 }
 
-// splitImage takes the registry's host off the image: as in docker, what has a
-// dot or a colon in it, or is localhost.
+// splitImage takes the registry's host off the image.
 func (p *publish) splitImage() error {
-	host, name, ok := strings.Cut(p.image, "/")
-	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return checkPath(p.image, p.tag)
-	}
-	if p.body.Registry != "" && p.body.Registry != host {
+	host, name := SplitHost(p.image)
+	if host != "" && p.body.Registry != "" && p.body.Registry != host {
 		return Usage("--image names the registry %s, and --registry %s: say one", host, p.body.Registry)
 	}
-	p.image, p.body.Registry = name, host
+	p.image, p.body.Registry = name, cmp.Or(host, p.body.Registry)
 	return checkPath(p.image, p.tag)
+}
+
+// SplitHost parts the registry's host, "" if there is none, from the image: as in
+// docker, what has a dot or a colon in it, or is localhost.
+func SplitHost(image string) (host, name string) {
+	host, name, ok := strings.Cut(image, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return "", image
+	}
+	return host, name
 }
 
 // checkPath refuses what may not stand in the path of a URL as it is; whether it

@@ -15,12 +15,12 @@ import (
 	"github.com/imgd/imgd/version"
 )
 
-// finds are the parameters that choose and sort records.
-var finds = []string{"digest", "commit", "label", "version", "since", "until", "project", "expires-within", "sort"}
+// chooses are the parameters that choose records.
+var chooses = []string{"digest", "commit", "label", "version", "since", "until", "project", "expires-within"}
 
 // known are the parameters of a list of records.
 func knownWith(more ...string) []string {
-	return slices.Concat(finds, []string{"limit", "cursor", "seq"}, more)
+	return slices.Concat(chooses, []string{"sort", "limit", "cursor", "seq"}, more)
 }
 
 // A RecordsAnswer is a page of records of all images, and where their bytes are.

@@ -134,7 +134,7 @@ func (w *world) ReportDrift(ctx context.Context, d imgd.Drift) error {
 		w.t.Errorf("a report has no time: %v", ctx.Err())
 	}
 	rel, _ := w.index.Wanted(d.Image, d.Tag)
-	if d.Generation == 0 || d.Found == d.Wanted || rel.State == imgd.ReleasePublished && d.Wanted != rel.Root.Digest {
+	if d.Generation == 0 || (d.Found == d.Wanted) != (d.Kind == imgd.DriftBlobMissing) || (d.Lack != nil) != (d.Kind == imgd.DriftBlobMissing) || rel.State == imgd.ReleasePublished && d.Wanted != rel.Root.Digest {
 		w.t.Errorf("reported %+v of release %+v", d, rel)
 	}
 	w.mu.Lock()

@@ -33,6 +33,7 @@ func (a *API) table() map[string]map[string]method {
 		"/v1/images":                     {http.MethodGet: a.listImages},
 		imagesRoute:                      {http.MethodGet: a.getImage, http.MethodPost: a.postImage},
 		"/v1/records":                    {http.MethodGet: a.listRecords},
+		"/v1/verify":                     {http.MethodPost: a.verifyAll},
 		"/v1/compare":                    {http.MethodGet: a.getCompare},
 		"/v1/projects":                   {http.MethodGet: a.listProjects},
 		"/v1/projects/{project}/builds":  {http.MethodPost: a.askBuild},

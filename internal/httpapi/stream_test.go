@@ -17,12 +17,18 @@ type reader struct {
 	t      *testing.T
 	lines  *bufio.Scanner
 	states bool // shows those too
+	leave  context.CancelFunc
 }
 
 func (w *world) stream(path string, headers ...string) *reader {
 	w.t.Helper()
+	return w.streamOf(http.MethodGet, path, "", headers...)
+}
+
+func (w *world) streamOf(method, path, body string, headers ...string) *reader {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, w.url+path, strings.NewReader(body))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -37,7 +43,7 @@ func (w *world) stream(path string, headers ...string) *reader {
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
 		w.t.Fatalf("got %s %s", resp.Status, resp.Header)
 	}
-	return &reader{t: w.t, lines: bufio.NewScanner(resp.Body)}
+	return &reader{t: w.t, lines: bufio.NewScanner(resp.Body), leave: cancel}
 }
 
 // next is the next event with its lines joined by |, or the next comment.

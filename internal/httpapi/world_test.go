@@ -52,6 +52,7 @@ type world struct {
 	changed    chan struct{}                          // closed and replaced by each change
 	refs       map[string]string                      // full ref -> commit
 	served     map[string]digest.Digest               // repository:tag -> root
+	lacks      map[digest.Digest]imgd.Lack            // root -> what is gone of it
 	pushed     map[digest.Digest][]ocispec.Descriptor // by another CI: root -> platforms
 	deliveries map[string]bool
 	asked      []imgd.Request
@@ -64,11 +65,12 @@ type world struct {
 	broken     error                      // of git, registry, queue, states and letters, if set
 	difference *imgd.Difference           // of any two images
 	resolved   func(repositoryTag string) // called at each look into the registry
+	looking    func(context.Context)      // called first by a verification's, if set
 }
 
 func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 	t.Helper()
-	w := &world{t: t, doc: readOpenAPI(t), changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{},
+	w := &world{t: t, doc: readOpenAPI(t), changed: make(chan struct{}), refs: map[string]string{}, served: map[string]digest.Digest{}, lacks: map[digest.Digest]imgd.Lack{},
 		deliveries: map[string]bool{}, logs: map[string]string{}, resolved: func(string) {}}
 	var err error
 	w.index, err = index.Open(index.Config{Dir: t.TempDir(), History: w, Registry: registry{w}, Writer: "test", Now: func() time.Time { return epoch }})
@@ -160,68 +162,6 @@ func (w *world) Expand(_ context.Context, _, short string) (ref, commit string, 
 		return "", "", fmt.Errorf("%s is ambiguous: say %s: %w", short, strings.Join(found, " or "), imgd.ErrInvalid)
 	}
 	return found[0], w.refs[found[0]], nil
-}
-
-// registry is both the index's and the API's.
-type registry struct{ *world }
-
-func (r registry) Resolve(_ context.Context, repository, tag string) (ocispec.Descriptor, error) {
-	r.resolved(repository + ":" + tag)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if d, ok := r.served[repository+":"+tag]; ok || r.broken != nil {
-		return ocispec.Descriptor{Digest: d}, r.broken
-	}
-	return ocispec.Descriptor{}, imgd.ErrNotFound
-}
-
-func (r registry) Look(ctx context.Context, repository, tag string, _ digest.Digest) (ocispec.Descriptor, error) {
-	return r.Resolve(ctx, repository, tag)
-}
-
-func (registry) Lacks(context.Context, string, digest.Digest, imgd.VerifyDepth, *imgd.Known) ([]imgd.Lack, error) {
-	return nil, nil
-}
-
-func (r registry) Compare(_ context.Context, repository string, a, b digest.Digest) (imgd.Comparison, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := imgd.Comparison{Repository: repository, A: a, B: b, Same: a == b}
-	if !c.Same {
-		c.Difference = r.difference
-	}
-	return c, r.broken
-}
-
-func (r registry) Capture(_ context.Context, _ []string, root digest.Digest) (ocispec.Descriptor, []ocispec.Descriptor, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	platforms, ok := r.pushed[root]
-	switch {
-	case !ok:
-		return ocispec.Descriptor{}, nil, imgd.ErrNotFound
-	case len(platforms) == 1:
-		return platforms[0], platforms, nil
-	}
-	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: root, Size: 900}, platforms, nil
-}
-
-func (r registry) Tag(_ context.Context, repository, tag string, root ocispec.Descriptor) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.broken == nil {
-		r.served[repository+":"+tag] = root.Digest
-	}
-	return r.broken
-}
-
-func (r registry) Untag(_ context.Context, repository, tag string, ours func(digest.Digest) bool) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.broken == nil && ours(r.served[repository+":"+tag]) {
-		delete(r.served, repository+":"+tag)
-	}
-	return r.broken
 }
 
 // Submit takes a request as events does, and fails the test if it is none.

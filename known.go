@@ -1,0 +1,119 @@
+package imgd
+
+import (
+	"context"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// maxKnown bounds the parts that are remembered: some 200 bytes each.
+const maxKnown = 100_000
+
+// A Known remembers which parts of images one run, of one depth, has found, so
+// that what many share is looked at once. The zero value is ready. Safe for
+// concurrent use.
+type Known struct {
+	mu    sync.Mutex // guards what follows
+	found map[part]*finding
+	parts int
+	bytes int64
+}
+
+type part struct {
+	repository string
+	digest     digest.Digest
+}
+
+// A finding is what a look at a part has found, once done is closed.
+type finding struct {
+	done chan struct{}
+	lack string
+	err  error
+}
+
+// Whole reports whether the part was found whole there.
+func (k *Known) Whole(repository string, d digest.Digest) bool {
+	k.mu.Lock()
+	f := k.found[part{repository, d}]
+	k.mu.Unlock()
+	if f == nil {
+		return false
+	}
+	select {
+	case <-f.done:
+		return f.lack == "" && f.err == nil
+	default:
+		return false
+	}
+}
+
+// Add remembers that the part was found whole there, for which so many bytes were
+// read.
+func (k *Known) Add(repository string, d digest.Digest, bytes int64) {
+	f := &finding{done: make(chan struct{})}
+	close(f.done)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.remember(part{repository, d}, f)
+	k.parts++
+	k.bytes += bytes
+}
+
+// Once answers what look says of the part: why it is not whole, "" if it is, for
+// which so many bytes were read. Of those who ask at the same time, or later, one
+// looks, and the others hear what it has found; only after an error, which says
+// nothing of the part, does the next one look.
+func (k *Known) Once(ctx context.Context, repository string, d digest.Digest, look func() (lack string, bytes int64, err error)) (string, error) {
+	key := part{repository, d}
+	for {
+		k.mu.Lock()
+		f := k.found[key]
+		if f == nil {
+			f = &finding{done: make(chan struct{})}
+			k.remember(key, f)
+			k.mu.Unlock()
+			return k.look(key, f, look)
+		}
+		k.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+		if f.err == nil {
+			return f.lack, nil
+		}
+	}
+}
+
+func (k *Known) look(key part, f *finding, look func() (string, int64, error)) (string, error) {
+	defer close(f.done)
+	var bytes int64
+	f.lack, bytes, f.err = look()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.bytes += bytes
+	if f.err != nil && k.found[key] == f {
+		delete(k.found, key)
+	}
+	if f.err == nil {
+		k.parts++
+	}
+	return f.lack, f.err
+}
+
+// remember forgets all others if they are too many.
+func (k *Known) remember(key part, f *finding) {
+	if k.found == nil || len(k.found) >= maxKnown {
+		k.found = map[part]*finding{}
+	}
+	k.found[key] = f
+}
+
+// Read is how many parts were looked at, and how many bytes were read for it.
+func (k *Known) Read() (parts int, bytes int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.parts, k.bytes
+}
