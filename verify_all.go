@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// How many tags are verified at once. A registry on one machine answers no faster
-// to more than a few; and whoever asks for the most still leaves it to others.
+// How many tags are verified at once. What counts with a registry that is far away
+// is how many questions are on the way; one on the same machine answers no faster
+// to more than a few. Whoever asks for the most still leaves it to others.
 const (
-	VerifyParallel    = 8
+	VerifyParallel    = 16
 	MaxVerifyParallel = 64
 )
 
