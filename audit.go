@@ -43,6 +43,8 @@ type Lister interface {
 
 // Records are looked through a page at a time.
 type Records interface {
+	// Generation is the tag's, 0 if the index never had it.
+	Generation(image, tag string) uint64
 	// Find answers the records that f chooses, in its order, whether there are more
 	// of them behind its limit, and the sequence they stand for.
 	Find(f Find) (found []Record, more bool, seq uint64)
@@ -125,6 +127,16 @@ func (a Audit) Count(state RepairState) (n int) {
 		}
 	}
 	return n
+}
+
+// Of is what of it is about one image.
+func (a Audit) Of(image string) Audit {
+	a.Items = slices.DeleteFunc(slices.Clone(a.Items), func(f Finding) bool { return f.Image != image })
+	a.Image, a.Counts = image, map[DriftKind]int{}
+	for _, f := range a.Items {
+		a.Counts[f.Kind]++
+	}
+	return a
 }
 
 // Summary says in one line what was found.

@@ -118,7 +118,7 @@ func (r *audit) stranger(ctx context.Context, image, repository, tag string) (d 
 		r.note(repository+":"+tag, Finding{Drift: d, Since: r.now(), Error: err.Error()})
 		return d, false, nil
 	}
-	d.Generation = r.verifier.Index.Generation(image, tag)
+	d.Generation = r.Records.Generation(image, tag)
 	return d, true, nil
 }
 
