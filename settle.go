@@ -42,7 +42,9 @@ func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []strin
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
 			continue
 		}
-		p.note(tagOf{image, tag}, err == nil || stays(err))
+		if settled := err == nil || stays(err); only == nil || !settled { // what another repository is left with is not known
+			p.note(tagOf{image, tag}, settled)
+		}
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
