@@ -45,6 +45,8 @@ func (m *manyTags) Tag(_, tag string) []imgd.Record {
 	return []imgd.Record{m.record(n)}
 }
 
+func (m *manyTags) Generation(string, string) uint64 { return 1 }
+
 func (m *manyTags) Seq() uint64 { return 1 }
 
 func (m *manyTags) Wanted(image, tag string) (imgd.Release, bool) {
