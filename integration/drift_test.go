@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -163,5 +164,17 @@ func TestDrift(t *testing.T) {
 	if left := ci.drift(0, "--now", "--deep"); len(left) > 0 {
 		t.Errorf("in the end %v", slices.Collect(maps.Values(left)))
 	}
+
+	// By itself, where the config says so.
+	r.must(r.daemon.Terminate(t.Context()))
+	r.config.Audit = &kit.AuditConfig{Every: "1s", Rate: 200, Repair: true}
+	r.start()
+	strange := ci.push(image, "latest")
+	r.must(kit.Wait(t.Context(), func(context.Context) error {
+		if ci.serves(image, "latest") == strange {
+			return errors.New("latest is still another hand's")
+		}
+		return nil
+	}))
 	r.mustEnd()
 }
