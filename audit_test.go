@@ -225,6 +225,27 @@ func TestAuditRepairsWhatIsThere(t *testing.T) {
 	}
 }
 
+// That a tag is right is said of one that was seen to be.
+func TestAuditRepairIsUndone(t *testing.T) {
+	w, _, _ := twoVersions(t)
+	w.tags["latest"] = digest.FromString("strange")
+	i, n := w.inspector(), 0
+	i.looks = func(repository, tag string) {
+		if repository != demoRepo || tag != "latest" {
+			return
+		}
+		if n++; n > 1 { // it is repaired by now
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.tags["latest"] = digest.FromString("stranger")
+		}
+	}
+	found := w.audits(w.auditor(i), imgd.AuditAsk{Repair: true})
+	if got := findings(found); !slices.Equal(got, []string{"hello:latest moved left"}) || !strings.Contains(found.Items[0].Why, "look again") {
+		t.Errorf("got %q: %+v", got, found.Items)
+	}
+}
+
 // What is left alone, and why.
 func TestAuditLeaves(t *testing.T) {
 	moved := func(w *world) { w.tags["latest"] = digest.FromString("strange") }
@@ -369,6 +390,15 @@ func TestAuditOfWhatChanges(t *testing.T) {
 				in.Image, in.Registry = demoImage, ""
 				w.record(in, n == 1)
 			}},
+		"recorded late": {tag: "v9.0.0", given: func(w *world, newer imgd.Release) { w.push(demoRepo, "v9.0.0", "another") },
+			happens: func(w *world, n int) {
+				if n == 2 {
+					in := pushed("v9.0.0", digest.FromString("another"))
+					in.Image, in.Registry = demoImage, ""
+					w.repos = []string{demoRepo}
+					w.record(in, true)
+				}
+			}},
 		"removed by another hand": {tag: "v9.0.0", given: func(w *world, newer imgd.Release) { w.push(demoRepo, "v9.0.0", "another") },
 			happens: func(w *world, n int) {
 				if n == 2 {
@@ -404,6 +434,30 @@ func TestAuditOfWhatChanges(t *testing.T) {
 				t.Errorf("got %q, told %+v; looked %d times", findings(found), w.drifts, n)
 			}
 		})
+	}
+}
+
+// What a release is about to take is no stranger; what was removed and is back is one.
+func TestAuditOfClaimsAndRemoved(t *testing.T) {
+	w := newWorld(t)
+	w.refs[tagRef] = commit("a")
+	w.fault = fault{"publish", "fails", 1}
+	req := request(tagRef, 1)
+	w.stage = imgd.Queued
+	_, _ = w.pipeline().Handle(t.Context(), &req, w.reached)
+	w.stage = ""
+	if found := w.audits(w.auditor(w.inspector()), imgd.AuditAsk{}); len(found.Items) != 0 || len(w.tags) == 0 || len(w.index.Open()) != 1 {
+		t.Errorf("got %q; the registry has %v", findings(found), w.tags)
+	}
+	w.sweep()
+	root := w.tags["latest"]
+	if _, _, err := w.pipeline().Command(t.Context(), order(imgd.CommandUntag, 1, "latest")); err != nil {
+		t.Fatal(err)
+	}
+	w.tags["latest"] = root
+	found := w.audits(w.auditor(w.inspector()), imgd.AuditAsk{Repair: true})
+	if got := findings(found); !slices.Equal(got, []string{"hello:latest unknown-tag left"}) || found.Items[0].Generation == 0 || w.tags["latest"] != root {
+		t.Errorf("got %q: %+v", got, found.Items)
 	}
 }
 

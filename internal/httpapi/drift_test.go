@@ -103,12 +103,16 @@ func TestDriftAnswers(t *testing.T) {
 	}
 }
 
-// endless is an audit that tells how far it is, and waits for its end.
+// endless is an audit that tells how far it is, and waits for its end unless it is
+// of an image.
 type endless struct{ ended chan error }
 
 func (e endless) Audit(ctx context.Context, ask imgd.AuditAsk) (imgd.Audit, error) {
 	for n := range 3 {
 		ask.Progress(imgd.AuditProgress{Tags: n + 1, At: "demo/hello:latest"})
+	}
+	if ask.Image != "" {
+		return imgd.Audit{Image: ask.Image}, nil
 	}
 	<-ctx.Done()
 	e.ended <- ctx.Err()
@@ -122,6 +126,9 @@ func (endless) Last() (imgd.Audit, bool) { return imgd.Audit{}, false }
 func TestDriftProgress(t *testing.T) {
 	e := endless{make(chan error, 1)}
 	w := newWorld(t, func(c *httpapi.Config) { c.Auditor = e })
+	if body := w.do(http.MethodPost, "/v1/drift", `{"image":"demo/hello"}`).body; strings.Count(body, "event: progress") != 1 || strings.Count(body, "event: end") != 1 {
+		t.Errorf("got %s", body)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url+"/v1/drift", strings.NewReader("{}"))
 	if err != nil {
