@@ -62,7 +62,7 @@ func (m *meddled) ReportDrift(_ context.Context, d imgd.Drift) error {
 		m.seeing.Lock()
 		defer m.seeing.Unlock()
 		key := at(d.Repository, d.Tag)
-		if d.Found != "" && !m.shown[key][d.Found] && !m.wanted[d.Tag][d.Found] { // by other hands, and by imgd
+		if d.Found != "" && !m.shown[key][d.Found] && !m.wanted[d.Tag][d.Found] && !m.index.Made(d.Image, d.Tag, d.Found) { // by other hands, and by imgd
 			m.t.Errorf("%s has never named %q, and that was told", key, d.Found)
 		}
 		if d.Wanted != "" && !m.wanted[d.Tag][d.Wanted] && !m.index.Made(d.Image, d.Tag, d.Wanted) {
@@ -76,8 +76,8 @@ func (m *meddled) ReportDrift(_ context.Context, d imgd.Drift) error {
 	})
 }
 
-// see notes what the index has wanted by now. It grows, so it misses nothing but
-// claims that came and went.
+// see notes what the index has wanted by now. What it misses, claims that came and
+// went, imgd has made.
 func (m *meddled) see() {
 	m.seeing.Lock()
 	defer m.seeing.Unlock()

@@ -86,7 +86,7 @@ func (r *audit) whyNot(ctx context.Context, v Verification, f Finding) string {
 	default:
 		return "the registry gives no answer"
 	}
-	lacks, err := r.verifier.Registry.Lacks(ctx, f.Repository, f.Wanted, DepthParts, nil)
+	lacks, err := r.verifier.Registry.Lacks(ctx, f.Repository, f.Wanted, DepthParts, new(Known))
 	switch {
 	case err != nil:
 		return "whether the image is still there is not known: " + err.Error()
