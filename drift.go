@@ -21,6 +21,11 @@ const (
 	DriftUnknownTag  DriftKind = "unknown-tag"  // the index knows no such tag
 )
 
+// DriftKinds are all of them.
+func DriftKinds() []DriftKind {
+	return []DriftKind{DriftMissing, DriftMoved, DriftBecameIndex, DriftBlobMissing, DriftUnknownTag, DriftUnreachable}
+}
+
 // A Drift is a tag that names in a registry what the index does not want there, or
 // an image of which that has lost a part.
 type Drift struct {

@@ -24,6 +24,11 @@ var errNoRepository = errors.New("no configured project makes the image")
 // may have been left as another release wants it, of a request that does not come
 // again: DriveOpen settles it.
 func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
+	return p.settleIn(ctx, image, tag, nil)
+}
+
+// settleIn is settle in these repositories of the image alone; nil is all.
+func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []string) error {
 	leave, err := p.settling.enter(ctx, image)
 	if err != nil {
 		return err
@@ -31,13 +36,15 @@ func (p *Pipeline) settle(ctx context.Context, image, tag string) error {
 	defer leave()
 	for {
 		want, _ := p.Lookup.Wanted(image, tag)
-		err := p.write(ctx, tag, image, want)
+		err := p.write(ctx, tag, image, want, only)
 		// After an error too: another repository may have got what is not wanted any
 		// more, and who comes again finds the release published and writes nothing.
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
 			continue
 		}
-		p.note(tagOf{image, tag}, err == nil || stays(err))
+		if settled := err == nil || stays(err); only == nil || !settled { // what another repository is left with is not known
+			p.note(tagOf{image, tag}, settled)
+		}
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
@@ -91,12 +98,12 @@ func opaque(err error) error {
 	return err
 }
 
-// write makes the tag what want says in every repository; a want without root
+// write makes the tag what want says in every repository, or in some only; a want without root
 // means that nothing of imgd's should be there. One repository that stays as it
 // is does not keep the others from being put right, but from taking a new
 // claim: that ends, or loses the tag, by what is answered. A tag that another CI
 // has pushed is only read.
-func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) error {
+func (p *Pipeline) write(ctx context.Context, tag, image string, want Release, only []string) error {
 	if want.Pushed {
 		return p.readTag(ctx, tag, want)
 	}
@@ -109,6 +116,9 @@ func (p *Pipeline) write(ctx context.Context, tag, image string, want Release) e
 	}
 	var stayed error
 	for _, repository := range repositories {
+		if only != nil && !slices.Contains(only, repository) {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}

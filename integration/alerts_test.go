@@ -96,7 +96,7 @@ func expand(text string) error {
 		return err
 	}
 	return t.Execute(new(bytes.Buffer), map[string]any{"Value": 1.0,
-		"Labels": map[string]string{"part": "nats", "project": "hello", "reason": "unsent", "forge": "github"}})
+		"Labels": map[string]string{"part": "nats", "project": "hello", "reason": "unsent", "forge": "github", "kind": "moved"}})
 }
 
 func between(s, from, to string) string {
@@ -225,7 +225,7 @@ var values = map[string][]string{
 	"stage": {"resolve", "build", "capture", "admit", "tag", "publish"},
 	"state": {string(imgd.Published), string(imgd.Unchanged), string(imgd.Superseded), string(imgd.Cancelled), string(imgd.Conflicted), string(imgd.Failed), string(imgd.Dead),
 		string(imgd.ExpireGone), string(imgd.ExpireRefused), string(imgd.ExpireLeft)},
-	"result": {"ok", "unchanged", "superseded", "conflict", "invalid", "not-found", "refused", "build-failed", "interrupted", "timeout", "error"},
+	"result": {"ok", "unchanged", "superseded", "conflict", "invalid", "not-found", "refused", "build-failed", "interrupted", "timeout", "error", "complete", "incomplete", "failed"},
 	"reason": {"interrupted", "outage", "error", "unsent", "expired"},
 	"route":  {"/readyz"},
 }

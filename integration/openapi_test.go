@@ -297,6 +297,8 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{"rollbackTag", "POST", lint + "v1.0.0/rollback", "", 404, ""},
 		{"untagTag", "POST", lint + "stable/untag", `{"reason":"a test"}`, 201, ""}, {"untagTag", "POST", lint + "stable/untag", "", 200, ""},
 		{"expire", "POST", "/v1/expire", `{"dryRun":true,"stays":true}`, 200, ""}, {"expire", "POST", "/v1/expire", `{"image":"tools/none"}`, 404, ""},
+		{"getDrift", "GET", "/v1/drift", "", 404, ""}, {"audit", "POST", "/v1/drift", `{"image":"demo/hello","depth":"all"}`, 400, ""},
+		{"audit", "POST", "/v1/drift", `{"depth":"tag"}`, 200, ""}, {"getDrift", "GET", "/v1/drift?image=demo/hello", "", 200, ""},
 		{"untagTag", "POST", lint + "none/untag", "", 404, ""}, {"untagTag", "POST", lint + "v1.0.0/untag", "", 409, ""},
 		{"getHistory", "GET", lint + "stable/history", "", 200, ""}, {"getHistory", "GET", lint + "none/history", "", 404, ""},
 		{"listRecords", "GET", "/v1/records?sort=published&since=1h", "", 200, ""}, {"listRecords", "GET", "/v1/records?sort=size", "", 400, ""},

@@ -1,9 +1,12 @@
 package publisher
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
+
+	"golang.org/x/time/rate"
 
 	"github.com/imgd/imgd"
 )
@@ -42,4 +45,9 @@ func AnswerRows() []string {
 // AnswerTimes is the sentence there about waits.
 func AnswerTimes() string {
 	return fmt.Sprintf("up to %d times, with about 4s of waits in all. A `Retry-After` of up to %s is waited for", retries, longestWait)
+}
+
+// Pace is how a Paced Publisher waits for its turn.
+func Pace(perSecond func() int) func(ctx context.Context, host string) error {
+	return (&pace{perSecond: perSecond, hosts: map[string]*rate.Limiter{}}).wait
 }

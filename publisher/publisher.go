@@ -56,6 +56,7 @@ type Publisher struct {
 	hosts  docker.RegistryHosts
 	client *http.Client
 	recent *recent
+	pace   *pace // of a Paced one
 
 	untagByPlaceholder []string
 }

@@ -245,6 +245,9 @@ func (p *Publisher) send(ctx context.Context, c call) (*http.Response, error) {
 }
 
 func (p *Publisher) once(ctx context.Context, c call) (*http.Response, error) {
+	if err := p.pace.wait(ctx, c.host.Host); err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, c.method, c.host.Scheme+"://"+c.host.Host+c.host.Path+c.path, bytes.NewReader(c.body))
 	if err != nil {
 		return nil, err

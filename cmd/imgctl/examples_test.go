@@ -31,6 +31,7 @@ event published.json
 event failed.json
 probe nats
 reloads 200 {"changed":["log.level"],"restart":["nats.url"]}
+exec imgctl drift --now
 `
 
 // events are two of IMGD_EVENTS.

@@ -59,7 +59,7 @@ the first that is given decides. A data directory names the address in endpoints
 	}
 	flags := root.PersistentFlags()
 	a.find.Flags(flags)
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build and for retry --wait, none with -f and for a verify of many tags or deeper than tag, else 2m)")
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up after so long and exit 9 (default 1h for build, retry --wait and drift --now, none with -f and for a verify of many tags or deeper than tag, else 2m)")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also where stdout or stderr is a terminal; NO_COLOR and TERM=dumb say so too")
 	completeFlag(root, "server", cobra.NoFileCompletions)
 	completeFlag(root, "timeout", cobra.NoFileCompletions)
@@ -69,7 +69,7 @@ the first that is given decides. A data directory names the address in endpoints
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage("%v; see %s --help", err, cmd.CommandPath()) })
 	root.AddCommand(a.buildCommand(), a.listCommand(), a.getCommand(), a.inspectCommand(), a.verifyCommand(), a.requestsCommand(),
 		a.releasesCommand(), a.logsCommand(), a.eventsCommand(), a.watchCommand(), a.publishCommand(),
-		a.historyCommand(), a.rollbackCommand(), a.tagCommand(), a.untagCommand(), a.expireCommand(), a.explainCommand(), a.checkCommand(), a.usageCommand(), a.reloadCommand(), a.versionCommand(),
+		a.historyCommand(), a.rollbackCommand(), a.tagCommand(), a.untagCommand(), a.expireCommand(), a.driftCommand(), a.explainCommand(), a.checkCommand(), a.usageCommand(), a.reloadCommand(), a.versionCommand(),
 		a.completionCommand(), shared.ManCommand("imgctl", version))
 	return root
 }

@@ -77,7 +77,7 @@ func newWorld(dir string) (*world, error) {
 	projects := configured(map[string]imgd.Project{"hello": {Name: "hello", Git: "https://git.test/hello.git", Image: "demo/hello",
 		Repositories: []string{repo}, Refs: []string{"*"},
 		Retention: imgd.Retention{Never: []string{"pr-9*"}, Rules: []imgd.RetentionRule{{Kinds: []version.Kind{version.KindVersion}, KeepLast: 2}}}}})
-	api := httpapi.New(httpapi.Config{
+	config := httpapi.Config{
 		Projects: projects,
 		Recorder: &imgd.Pipeline{Capturer: pushedImages{w}, Index: w.index, Lookup: w.index, Registry: "registry.test"},
 		Commander: &imgd.Pipeline{Projects: projects, Capturer: pushedImages{w}, Tagger: w, Index: w.index, Lookup: w.index,
@@ -94,7 +94,9 @@ func newWorld(dir string) (*world, error) {
 			return httpapi.Collected{Manifests: 2, Blobs: 7, Uploads: 1, Logs: 3, Bytes: 12 << 20, PauseMS: 50}, nil
 		},
 		Version: httpapi.Version{Version: "v0.1.0", Go: "go1.26"}, Local: true,
-	})
+	}
+	config.Auditor = w.auditor(config)
+	api := httpapi.New(config)
 	strange := httpapi.New(httpapi.Config{}) // off loopback
 	w.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()

@@ -35,6 +35,7 @@ type Config struct {
 	Git      GitConfig      `yaml:"git"`
 	Disk     DiskConfig     `yaml:"disk"`
 	Expire   ExpireConfig   `yaml:"expire"`
+	Audit    AuditConfig    `yaml:"audit"`
 	Log      LogConfig      `yaml:"log"`
 
 	// Images that are held, as for an incident or a court: imgd removes none of their tags, and keeps their bytes. See [holds](retention.md#holds).
@@ -147,6 +148,20 @@ type HoldConfig struct {
 	Digest string `yaml:"digest" required:"yes"`
 	// Why, in one line, for whoever wonders that a tag stays.
 	Reason string `yaml:"reason" required:"yes"`
+}
+
+// AuditConfig is about the comparison of what registries have with the index.
+type AuditConfig struct {
+	// How often [all tags are compared with the registries](drift.md); 0: only by `imgctl drift --now`.
+	Every time.Duration `yaml:"every"`
+	// Requests to each registry that this makes in a second, at most.
+	Rate int `yaml:"rate" min:"1" reload:"now"`
+	// How far it looks. `tag`: what the tags name; `parts`: also whether all that this consists of is there, in its size; `bytes`: also whether its bytes are right, for which all of them are read.
+	Depth string `yaml:"depth" enum:"tag,parts,bytes" reload:"now"`
+	// Put tags right by itself, where imgd has made them and the image is still there. Else only `imgctl drift --repair` does.
+	Repair bool `yaml:"repair" reload:"now"`
+	// Globs of tags that may be in the repositories without being in the index.
+	Ignore []string `yaml:"ignore" reload:"now"`
 }
 
 // LogConfig is about the log on stderr.
@@ -265,6 +280,7 @@ func defaultConfig() Config {
 		Index:    IndexConfig{Engine: "file"},
 		Disk:     DiskConfig{MinFreeMB: 512},
 		Expire:   ExpireConfig{Every: time.Hour, MaxShare: 20},
+		Audit:    AuditConfig{Every: 6 * time.Hour, Rate: 20, Depth: string(imgd.DepthParts), Ignore: []string{"buildcache*", "cache*"}},
 		Log:      LogConfig{Level: "info", Format: "auto"},
 	}
 }

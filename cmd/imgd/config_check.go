@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -51,6 +52,12 @@ func (c *config) validate() {
 	c.bad(c.Disk.MinFreeMB >= 0, "disk.minFreeMB", "must not be negative; 0 never looks")
 	c.bad(c.Expire.Every == 0 || c.Expire.Every >= time.Second, "expire.every", "must be at least 1s; 0 removes nothing by itself")
 	c.bad(c.Expire.MaxShare > 0 && c.Expire.MaxShare <= 100, "expire.maxShare", "must be 1 to 100, in percent")
+	c.bad(c.Audit.Every == 0 || c.Audit.Every >= time.Second, "audit.every", "must be at least 1s; 0 compares nothing by itself")
+	c.bad(c.Audit.Rate > 0, "audit.rate", "must be at least 1, in requests a second")
+	for i, glob := range c.Audit.Ignore {
+		_, err := path.Match(glob, "")
+		c.bad(err == nil && glob != "", fmt.Sprintf("audit.ignore[%d]", i), "%q is no glob of tags, as buildcache* is", glob)
+	}
 	c.validateEnums(reflectOf(&c.Config), "")
 	c.validateParts()
 	c.validateHolds()

@@ -57,6 +57,7 @@ type daemon struct {
 	publisher *publisher.Publisher
 	index     *index.Index
 	pipeline  *imgd.Pipeline
+	auditor   *imgd.Auditor
 	metrics   *httpapi.Metrics
 	tracing   *tracing
 	closings  chan closing
@@ -149,6 +150,7 @@ func (d *daemon) wire(ctx context.Context) (closeAll func() error, err error) {
 	closes = append(closes, func() error { d.bus.Close(); return nil })
 	d.pipeline = &imgd.Pipeline{Projects: d.live.projects, Git: d.git, Peeker: d.git, Builder: d.builder, Capturer: d.publisher, Tagger: d.publisher,
 		Index: fitting{d.index, d.bus.Fits}, Lookup: d.index, Asker: d.bus, Drifts: d.bus, AuditHolds: d.live.holds, Registry: d.stack.Registry, Observe: d.stage, Log: d.log}
+	d.auditor = d.newAuditor()
 	hooks, secrets, err := newHooks(d.cfg, projects, d.hooksConfig())
 	if err != nil {
 		return closeAll, err
@@ -225,6 +227,7 @@ func (d *daemon) run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return d.closePulls(work) })
 	group.Go(func() error { return d.hangups(work) })
 	group.Go(func() error { d.collectOften(work); return nil })
+	group.Go(func() error { d.auditOften(work); return nil })
 	group.Go(func() error { d.notify.live(work, d.warn); return nil })
 	for _, failed := range append(d.stack.failed, d.index.Failed()) {
 		group.Go(func() error {

@@ -12,6 +12,7 @@ type Config struct {
 	Git      GitConfig       `yaml:"git,omitempty"`
 	Disk     *DiskConfig     `yaml:"disk,omitempty"`
 	Expire   *ExpireConfig   `yaml:"expire,omitempty"`
+	Audit    *AuditConfig    `yaml:"audit,omitempty"`
 	Log      LogConfig       `yaml:"log,omitempty"`
 	Holds    []HoldConfig    `yaml:"holds,omitempty"`
 	Projects []ProjectConfig `yaml:"projects,omitempty"`
@@ -78,6 +79,13 @@ type ExpireConfig struct {
 type HoldConfig struct {
 	Digest string `yaml:"digest"`
 	Reason string `yaml:"reason"`
+}
+
+// AuditConfig is the part of Config about the comparison of registries with the index.
+type AuditConfig struct {
+	Every  string `yaml:"every"`
+	Rate   int    `yaml:"rate,omitempty"`
+	Repair bool   `yaml:"repair,omitempty"`
 }
 
 // LogConfig is the part of Config about imgd's own log.

@@ -34,6 +34,11 @@ type Metrics struct {
 	collectedBytes prometheus.Counter
 	collectPause   prometheus.Gauge
 	collectOK      prometheus.Gauge
+	driftTags      *prometheus.GaugeVec
+	audits         *prometheus.CounterVec
+	auditTime      prometheus.Gauge
+	auditedAt      prometheus.Gauge
+	repairs        *prometheus.CounterVec
 }
 
 // The bounds of the histograms, in seconds. A stage takes milliseconds (admit)
@@ -75,6 +80,12 @@ func NewMetrics(known func(project string) bool) *Metrics {
 		collectedBytes: prometheus.NewCounter(counter("collected_bytes_total", "Bytes that collections have removed.")),
 		collectPause:   prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_pause_seconds", Help: "The longest that the last collection kept pushes to the registry waiting."}),
 		collectOK:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "collect_last_successful", Help: "0 if the last collection that nobody interrupted has failed, else 1."}),
+		driftTags:      gauges("drift_tags", "Tags that differ between a registry and the index, by kind, as the last audit has found them; unreachable: it could not look. 0 before the first.", "kind"),
+		audits:         counters("audits_total", "Audits of all images, by how they ended: complete, incomplete (a registry did not answer) or failed.", "result"),
+		auditTime:      prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "audit_seconds", Help: "Time that the last audit of all images took."}),
+		auditedAt: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "imgd", Name: "audit_complete_timestamp_seconds",
+			Help: "When the last audit ended in which all registries answered, in Unix time; 0 if there was none since the start."}),
+		repairs: counters("repairs_total", "Findings that were to be repaired: repaired, left, or refused by the registry.", "state"),
 	}
 	m.begin()
 	return m
@@ -116,6 +127,15 @@ func (m *Metrics) begin() {
 		m.collections.WithLabelValues(result)
 	}
 	m.collectOK.Set(1)
+	for _, result := range []string{"complete", "incomplete", "failed"} {
+		m.audits.WithLabelValues(result)
+	}
+	for _, state := range repairStates() {
+		m.repairs.WithLabelValues(string(state))
+	}
+	for _, kind := range imgd.DriftKinds() {
+		m.driftTags.WithLabelValues(string(kind))
+	}
 	m.Configured(unknownLabel)
 }
 
@@ -144,7 +164,8 @@ func (m *Metrics) Listening(forges ...string) {
 
 func (m *Metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.stages, m.running, m.ended, m.retries, m.publishing, m.announcing, m.drifts, m.leases, m.hooks, m.requests, m.requestTime,
-		m.expired, m.heldBack, m.collections, m.collectedBytes, m.collectPause, m.collectOK}
+		m.expired, m.heldBack, m.collections, m.collectedBytes, m.collectPause, m.collectOK,
+		m.driftTags, m.audits, m.auditTime, m.auditedAt, m.repairs}
 }
 
 func (m *Metrics) project(name string) string {

@@ -177,6 +177,7 @@ type Config struct {
 	Commander Commander
 	Explainer Explainer
 	Expirer   Expirer
+	Auditor   Auditor
 
 	// Hooks serves what is below /hooks/, to everybody: it has its own way to
 	// know who sent something, and bounds what it reads and for how long. nil:

@@ -29,7 +29,7 @@ func measured(t *testing.T, body string) string {
 	return strings.Join(lines, "")
 }
 
-var counted = regexp.MustCompile(`^imgd_(collect|stage|request|publish|announce|drift|lease|webhook|http|expire)`)
+var counted = regexp.MustCompile(`^imgd_(collect|stage|request|publish|announce|drift|lease|webhook|http|expire|audit|repair)`)
 
 func TestMetrics(t *testing.T) {
 	now := epoch

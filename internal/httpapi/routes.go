@@ -40,6 +40,7 @@ func (a *API) table() map[string]map[string]method {
 		"/v1/projects/{project}/explain": {http.MethodGet: a.explain},
 		"/v1/check":                      {http.MethodPost: a.check},
 		"/v1/expire":                     {http.MethodPost: a.expire},
+		"/v1/drift":                      {http.MethodGet: a.getDrift, http.MethodPost: a.postDrift},
 		"/v1/usage":                      {http.MethodGet: a.usage},
 		"/v1/collect":                    {http.MethodPost: a.collect},
 		"/v1/requests":                   {http.MethodGet: a.listRequests},

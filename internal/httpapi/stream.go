@@ -19,7 +19,7 @@ const writeTime = 30 * time.Second
 // A message is one server-sent event.
 type message struct {
 	id    string // "" if it has none to go on from
-	event string // "" for what the stream is about, else state, end or error
+	event string // "" for what the stream is about, else state, progress, end or error
 	data  []byte
 }
 

@@ -99,6 +99,8 @@ func newWorld(t *testing.T, configure ...func(*httpapi.Config)) *world {
 		Local:   true, KeepAlive: time.Hour, Now: func() time.Time { return epoch },
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
+	config.Auditor = &imgd.Auditor{Verifier: &imgd.Verifier{Index: w.index, Registry: registry{w}, Projects: config.Projects, Drifts: w}, Records: w.index,
+		Lister: registry{w}, Pipeline: config.Commander.(*imgd.Pipeline), Patience: time.Nanosecond, Now: func() time.Time { return epoch }}
 	for _, c := range configure {
 		c(&config)
 	}
