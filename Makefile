@@ -13,6 +13,7 @@ TESTFLAGS ?=
 
 STATICCHECK_VERSION := v0.8.2
 GOLANGCI_VERSION := v2.15.0
+CRANE_VERSION := v0.22.1
 
 # The binaries of other projects that imgd runs or is tested with, pinned in tools/go.mod.
 TOOLS := buildkitd buildctl containerd containerd-shim-runc-v2 ctr
@@ -76,7 +77,7 @@ soak: test-deps tools build ## Run the long tests: thousands of random commands,
 # As in: make bench ONLY=intake
 ONLY ?= .
 .PHONY: bench
-bench: deps tools build ## Measure imgd beside its peers into bin/bench.jsonl (ONLY=regexp chooses)
+bench: deps tools build $(BIN)/.crane-$(CRANE_VERSION) ## Measure imgd beside its peers into bin/bench.jsonl (ONLY=regexp chooses)
 	@cd integration && IMGD_BIN=$(BIN) go run ./bench -only '$(ONLY)' -out $(BIN)/bench.jsonl
 
 .PHONY: check
@@ -126,3 +127,8 @@ $(BIN)/.staticcheck-$(STATICCHECK_VERSION):
 $(BIN)/.golangci-lint-$(GOLANGCI_VERSION):
 	@echo "installing golangci-lint $(GOLANGCI_VERSION) (about 2 minutes the first time)"
 	@rm -f $(BIN)/.golangci-lint-*; GOBIN=$(BIN) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION); touch $@
+
+# A peer that only the benchmarks run.
+$(BIN)/.crane-$(CRANE_VERSION):
+	@echo "installing crane $(CRANE_VERSION)"
+	@rm -f $(BIN)/.crane-*; GOBIN=$(BIN) go install github.com/google/go-containerregistry/cmd/crane@$(CRANE_VERSION); touch $@

@@ -47,6 +47,7 @@ func (f figure) atMost(bound float64) figure {
 var benchmarks = map[string]func(ctx context.Context, progress io.Writer) ([]figure, error){
 	"index":           indexBench,
 	"intake":          intake,
+	"keep":            keep,
 	"overhead":        overhead,
 	"overhead-memory": memory,
 	"tags":            tags,

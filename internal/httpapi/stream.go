@@ -16,6 +16,14 @@ import (
 // long is gone, and can come back and go on from where it was.
 const writeTime = 30 * time.Second
 
+const (
+	// maxBehind is how many messages may wait for the reader.
+	maxBehind = 64
+	// writeSize is how many bytes of those that wait are written at once, about: a
+	// write each costs more than what many of them say.
+	writeSize = 64 << 10
+)
+
 // A message is one server-sent event.
 type message struct {
 	id    string // "" if it has none to go on from
@@ -36,7 +44,7 @@ func (a *API) stream(w http.ResponseWriter, r *http.Request, produce func(contex
 	}
 	ctx, cancel := a.waits.until(r.Context())
 	defer cancel()
-	messages := make(chan message)
+	messages := make(chan message, maxBehind)
 	done := make(chan error, 1)
 	go func() {
 		var err error
@@ -82,17 +90,28 @@ func (s sse) copy(messages <-chan message, done <-chan error, keepAlive time.Dur
 	for err := s.write([]byte(": imgd\n\n")); err == nil; {
 		select {
 		case m := <-messages:
-			err = s.write(m.bytes())
+			err = s.write(with(m.bytes(), messages))
 		case <-alive.C:
 			err = s.write([]byte(":\n\n"))
 		case end := <-done:
-			if end != nil {
+			for err == nil && len(messages) > 0 {
+				err = s.write(with(nil, messages))
+			}
+			if err == nil && end != nil {
 				_ = s.write(failure(end).bytes()) // it fails if the reader is gone
 			}
 			return true
 		}
 	}
 	return false
+}
+
+// with adds the messages that wait to those in b, as far as they are few bytes.
+func with(b []byte, messages <-chan message) []byte {
+	for len(messages) > 0 && len(b) < writeSize {
+		b = append(b, (<-messages).bytes()...)
+	}
+	return b
 }
 
 func (s sse) write(b []byte) error {
