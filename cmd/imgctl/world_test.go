@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"io"
@@ -174,11 +175,24 @@ type shortWriter struct {
 
 func (s *shortWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func (s *shortWriter) Write(b []byte) (int, error) {
-	if s.left--; s.left < 0 {
-		panic(http.ErrAbortHandler)
+// Write takes several messages at once, each of which ends with an empty line.
+func (s *shortWriter) Write(b []byte) (n int, err error) {
+	for m := range bytes.SplitAfterSeq(b, []byte("\n\n")) {
+		if len(m) == 0 {
+			continue
+		}
+		if s.left == 0 {
+			_ = http.NewResponseController(s.ResponseWriter).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		s.left--
+		written, err := s.ResponseWriter.Write(m)
+		n += written
+		if err != nil {
+			return n, err
+		}
 	}
-	return s.ResponseWriter.Write(b)
+	return n, nil
 }
 
 func (w *world) change(f func()) {
