@@ -100,7 +100,7 @@ func (w *weighed) Look(_ context.Context, _, _ string, want digest.Digest) (ocis
 }
 
 func (w *weighed) Lacks(_ context.Context, repository string, root digest.Digest, _ imgd.VerifyDepth, known *imgd.Known) ([]imgd.Lack, error) {
-	known.Add(repository, root, 1)
+	known.Add(imgd.Part{Repository: repository, Digest: root, Size: 1})
 	return nil, nil
 }
 

@@ -15,14 +15,17 @@ const maxKnown = 100_000
 // concurrent use.
 type Known struct {
 	mu    sync.Mutex // guards what follows
-	found map[part]*finding
+	found map[Part]*finding
 	parts int
 	bytes int64
 }
 
-type part struct {
-	repository string
-	digest     digest.Digest
+// A Part is what an image consists of, as something lists it: two may say the same
+// digest and other sizes, of which one is wrong.
+type Part struct {
+	Repository string
+	Digest     digest.Digest
+	Size       int64 // -1 if nobody says it
 }
 
 // A finding is what a look at a part has found, once done is closed.
@@ -32,10 +35,10 @@ type finding struct {
 	err  error
 }
 
-// Whole reports whether the part was found whole there.
-func (k *Known) Whole(repository string, d digest.Digest) bool {
+// Whole reports whether the part was found whole.
+func (k *Known) Whole(p Part) bool {
 	k.mu.Lock()
-	f := k.found[part{repository, d}]
+	f := k.found[p]
 	k.mu.Unlock()
 	if f == nil {
 		return false
@@ -48,32 +51,32 @@ func (k *Known) Whole(repository string, d digest.Digest) bool {
 	}
 }
 
-// Add remembers that the part was found whole there, for which so many bytes were
+// Add remembers that the part was found whole, for which all its bytes were
 // read.
-func (k *Known) Add(repository string, d digest.Digest, bytes int64) {
+func (k *Known) Add(p Part) {
 	f := &finding{done: make(chan struct{})}
 	close(f.done)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.remember(part{repository, d}, f)
+	k.remember(p, f)
+	k.remember(Part{p.Repository, p.Digest, -1}, f)
 	k.parts++
-	k.bytes += bytes
+	k.bytes += p.Size
 }
 
 // Once answers what look says of the part: why it is not whole, "" if it is, for
 // which so many bytes were read. Of those who ask at the same time, or later, one
 // looks, and the others hear what it has found; only after an error, which says
 // nothing of the part, does the next one look.
-func (k *Known) Once(ctx context.Context, repository string, d digest.Digest, look func() (lack string, bytes int64, err error)) (string, error) {
-	key := part{repository, d}
+func (k *Known) Once(ctx context.Context, p Part, look func() (lack string, bytes int64, err error)) (string, error) {
 	for {
 		k.mu.Lock()
-		f := k.found[key]
+		f := k.found[p]
 		if f == nil {
 			f = &finding{done: make(chan struct{})}
-			k.remember(key, f)
+			k.remember(p, f)
 			k.mu.Unlock()
-			return k.look(key, f, look)
+			return k.look(p, f, look)
 		}
 		k.mu.Unlock()
 		select {
@@ -87,15 +90,15 @@ func (k *Known) Once(ctx context.Context, repository string, d digest.Digest, lo
 	}
 }
 
-func (k *Known) look(key part, f *finding, look func() (string, int64, error)) (string, error) {
+func (k *Known) look(p Part, f *finding, look func() (string, int64, error)) (string, error) {
 	defer close(f.done)
 	var bytes int64
 	f.lack, bytes, f.err = look()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.bytes += bytes
-	if f.err != nil && k.found[key] == f {
-		delete(k.found, key)
+	if f.err != nil && k.found[p] == f {
+		delete(k.found, p)
 	}
 	if f.err == nil {
 		k.parts++
@@ -104,11 +107,11 @@ func (k *Known) look(key part, f *finding, look func() (string, int64, error)) (
 }
 
 // remember forgets all others if they are too many.
-func (k *Known) remember(key part, f *finding) {
+func (k *Known) remember(p Part, f *finding) {
 	if k.found == nil || len(k.found) >= maxKnown {
-		k.found = map[part]*finding{}
+		k.found = map[Part]*finding{}
 	}
-	k.found[key] = f
+	k.found[p] = f
 }
 
 // Read is how many parts were looked at, and how many bytes were read for it.

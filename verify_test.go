@@ -93,7 +93,8 @@ func (s *shelf) Lacks(_ context.Context, repository string, root digest.Digest, 
 	if depth != imgd.DepthParts && depth != imgd.DepthBytes || known == nil {
 		s.t.Errorf("looked into %s with depth %q and %v", root, depth, known)
 	}
-	if known.Whole(repository, root) {
+	part := imgd.Part{Repository: repository, Digest: root, Size: 1}
+	if known.Whole(part) {
 		return nil, nil
 	}
 	switch there := s.lacks[root].(type) {
@@ -102,7 +103,7 @@ func (s *shelf) Lacks(_ context.Context, repository string, root digest.Digest, 
 	case error:
 		return nil, there
 	}
-	known.Add(repository, root, 1)
+	known.Add(part)
 	return nil, nil
 }
 
@@ -419,10 +420,10 @@ func TestKnownOnce(t *testing.T) { synctest.Test(t, knownOnce) }
 
 func knownOnce(t *testing.T) {
 	var k imgd.Known
-	d, lookOn, down := digest.FromString("layer"), make(chan struct{}), errors.New("it is down")
+	layer, lookOn, down := imgd.Part{Repository: shelfA, Digest: digest.FromString("layer"), Size: 5}, make(chan struct{}), errors.New("it is down")
 	var others sync.WaitGroup
 	others.Go(func() {
-		if _, err := k.Once(t.Context(), shelfA, d, func() (string, int64, error) { <-lookOn; return "", 3, down }); !errors.Is(err, down) {
+		if _, err := k.Once(t.Context(), layer, func() (string, int64, error) { <-lookOn; return "", 3, down }); !errors.Is(err, down) {
 			t.Errorf("the first: got %v", err)
 		}
 	})
@@ -430,7 +431,7 @@ func knownOnce(t *testing.T) {
 	looks := 0
 	for range 4 { // one of them looks again, the others hear of it
 		others.Go(func() {
-			lack, err := k.Once(t.Context(), shelfA, d, func() (string, int64, error) { looks++; return "it is not there", 5, nil })
+			lack, err := k.Once(t.Context(), layer, func() (string, int64, error) { looks++; return "it is not there", 5, nil })
 			if lack != "it is not there" || err != nil {
 				t.Errorf("got %q, %v", lack, err)
 			}
@@ -438,17 +439,20 @@ func knownOnce(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := k.Once(gone, shelfA, d, nil); !errors.Is(err, context.Canceled) {
+	if _, err := k.Once(gone, layer, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("who went away got %v", err)
 	}
 	synctest.Wait()
 	close(lookOn)
 	others.Wait()
-	if parts, bytes := k.Read(); looks != 1 || parts != 1 || bytes != 8 || k.Whole(shelfA, d) {
-		t.Errorf("%d looks, %d parts, %d bytes, whole: %v", looks, parts, bytes, k.Whole(shelfA, d))
+	if parts, bytes := k.Read(); looks != 1 || parts != 1 || bytes != 8 || k.Whole(layer) {
+		t.Errorf("%d looks, %d parts, %d bytes, whole: %v", looks, parts, bytes, k.Whole(layer))
 	}
-	k.Add(shelfA, digest.FromString("other"), 1)
-	if !k.Whole(shelfA, digest.FromString("other")) || k.Whole(shelfB, digest.FromString("other")) {
-		t.Error("what is whole is so in its repository")
+	manifest := imgd.Part{Repository: shelfA, Digest: digest.FromString("other"), Size: 2}
+	root, copied, longer := manifest, manifest, manifest
+	root.Size, copied.Repository, longer.Size = -1, shelfB, 3
+	k.Add(manifest)
+	if !k.Whole(manifest) || !k.Whole(root) || k.Whole(copied) || k.Whole(longer) {
+		t.Error("what is whole is so in its repository, and in its size")
 	}
 }

@@ -37,7 +37,7 @@ func (p *Publisher) Look(ctx context.Context, repository, tag string, want diges
 		return ocispec.Descriptor{}, fmt.Errorf("look at %s:%s: %w", repository, tag, err)
 	}
 	said, err := r.head(ctx, "manifests", tag)
-	if err == nil && said.Digest == want && (images.IsIndexType(said.MediaType) || images.IsManifestType(said.MediaType)) {
+	if err == nil && said.Digest == want && imageType(said.MediaType) {
 		return said, nil
 	}
 	if err != nil && !answers(err) {
@@ -45,6 +45,10 @@ func (p *Publisher) Look(ctx context.Context, repository, tag string, want diges
 	}
 	desc, _, err := r.manifest(ctx, tag)
 	return desc, err
+}
+
+func imageType(mediaType string) bool {
+	return images.IsIndexType(mediaType) || images.IsManifestType(mediaType)
 }
 
 // answers reports whether err is a registry's word about a HEAD alone, which has no
@@ -85,7 +89,7 @@ func (p *Publisher) Lacks(ctx context.Context, repository string, root digest.Di
 	if err != nil {
 		return nil, fmt.Errorf("look into %q in %s: %w", root, repository, err)
 	}
-	look := inspection{repository: r, bytes: depth == imgd.DepthBytes, known: known, seen: map[digest.Digest]bool{}}
+	look := inspection{repository: r, bytes: depth == imgd.DepthBytes, known: known, seen: map[imgd.Part]bool{}}
 	_, err = look.manifest(ctx, ocispec.Descriptor{Digest: root, Size: -1})
 	return look.lacks, err
 }
@@ -95,7 +99,7 @@ type inspection struct {
 	repository
 	bytes bool // of blobs are read
 	known *imgd.Known
-	seen  map[digest.Digest]bool // whether it is whole: what platforms share is listed by each
+	seen  map[imgd.Part]bool // whether it is whole: what platforms share is listed by each
 	lacks []imgd.Lack
 }
 
@@ -118,28 +122,37 @@ type listing struct {
 	Layers    []ocispec.Descriptor `json:"layers"`
 }
 
+// part is what is listed so.
+func (i *inspection) part(of ocispec.Descriptor) imgd.Part {
+	return imgd.Part{Repository: i.named.Name(), Digest: of.Digest, Size: max(of.Size, -1)}
+}
+
 // manifest reports whether a manifest, or an index, and all that it lists are whole.
-// Then it is known.
+// Then it is known. What an index lists as something else than an image is whole by
+// its own bytes.
 func (i *inspection) manifest(ctx context.Context, want ocispec.Descriptor) (whole bool, _ error) {
-	where := i.named.Name()
-	if whole, seen := i.seen[want.Digest]; seen || i.known.Whole(where, want.Digest) {
+	part := i.part(want)
+	if whole, seen := i.seen[part]; seen || i.known.Whole(part) {
 		return whole || !seen, nil
 	}
 	desc, body, err := i.read(ctx, want)
+	if errors.Is(err, errNotImage) && want.MediaType != "" && !imageType(want.MediaType) {
+		return i.note("manifest", want, ""), nil
+	}
 	why, err := lack(err)
 	if err != nil {
 		return false, err
 	}
 	if why != "" {
-		return i.note("manifest", want.Digest, why), nil
+		return i.note("manifest", want, why), nil
 	}
 	var all listing
 	if err := json.Unmarshal(body, &all); err != nil {
 		return false, fmt.Errorf("decode %s: %w", i.at(want.Digest.String()), err)
 	}
 	whole, err = i.listed(ctx, all)
-	if i.seen[want.Digest] = whole; whole && err == nil {
-		i.known.Add(where, want.Digest, desc.Size)
+	if i.seen[part] = whole; whole && err == nil {
+		i.known.Add(i.part(desc))
 	}
 	return whole, err
 }
@@ -169,10 +182,10 @@ func (i *inspection) listed(ctx context.Context, all listing) (bool, error) {
 }
 
 // note notes why a part is not whole, if it is not.
-func (i *inspection) note(part string, d digest.Digest, why string) (whole bool) {
-	i.seen[d] = why == ""
+func (i *inspection) note(part string, of ocispec.Descriptor, why string) (whole bool) {
+	i.seen[i.part(of)] = why == ""
 	if why != "" {
-		i.lacks = append(i.lacks, imgd.Lack{Part: part, Digest: d, Why: why})
+		i.lacks = append(i.lacks, imgd.Lack{Part: part, Digest: of.Digest, Why: why})
 	}
 	return why == ""
 }
@@ -196,10 +209,10 @@ func (i *inspection) blob(ctx context.Context, part string, want ocispec.Descrip
 	if images.IsNonDistributable(want.MediaType) {
 		return true, nil
 	}
-	if whole, seen := i.seen[want.Digest]; seen {
+	if whole, seen := i.seen[i.part(want)]; seen {
 		return whole, nil
 	}
-	why, err := i.known.Once(ctx, i.named.Name(), want.Digest, func() (string, int64, error) {
+	why, err := i.known.Once(ctx, i.part(want), func() (string, int64, error) {
 		ctx, cancel := context.WithTimeout(ctx, blobTime)
 		defer cancel()
 		read, err := i.look(ctx, want)
@@ -209,7 +222,7 @@ func (i *inspection) blob(ctx context.Context, part string, want ocispec.Descrip
 	if err != nil {
 		return false, err
 	}
-	return i.note(part, want.Digest, why), nil
+	return i.note(part, want, why), nil
 }
 
 // look answers how many bytes it has read.

@@ -166,11 +166,22 @@ func (e cloudEvent) subject() (image, tags, text string) {
 	case len(all) > 0:
 		return imageOf(e.Subject), strings.Join(all, ","), "removed: " + cell(cmp.Or(d.CustomData.Reason, "no reason given"), whyLength)
 	case d.Tag != "":
-		return d.Image, d.Tag, fmt.Sprintf("%s has %s, not %s", d.Repository, orNothing(d.Found), orNothing(d.Wanted))
+		return d.Image, d.Tag, drifted(d.Drift)
 	case d.Error != nil:
 		text = cell(d.Error.Message, whyLength)
 	}
 	return d.Image, strings.TrimPrefix(strings.TrimPrefix(d.Ref, "refs/heads/"), "refs/tags/"), text
+}
+
+// drifted says what the repository has, and what it should have.
+func drifted(d imgd.Drift) string {
+	switch {
+	case d.Lack != nil:
+		return fmt.Sprintf("%s has %s, but its %s %s is damaged: %s", d.Repository, d.Found, d.Lack.Part, d.Lack.Digest, cell(d.Lack.Why, whyLength))
+	case d.Kind == imgd.DriftMoved && d.Found == "":
+		return fmt.Sprintf("%s has no image, not %s", d.Repository, d.Wanted)
+	}
+	return fmt.Sprintf("%s has %s, not %s", d.Repository, orNothing(d.Found), orNothing(d.Wanted))
 }
 
 // imageOf is the image of a purl that says where it lies, "" of others.

@@ -138,6 +138,6 @@ func (w *world) Lacks(_ context.Context, repository string, root digest.Digest, 
 	if lack, ok := w.lacks[string(depth)+" "+root.String()]; ok {
 		return []imgd.Lack{lack, lack}, nil
 	}
-	known.Add(repository, root, 3<<20)
+	known.Add(imgd.Part{Repository: repository, Digest: root, Size: 3 << 20})
 	return nil, nil
 }

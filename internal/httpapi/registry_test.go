@@ -36,7 +36,7 @@ func (r registry) Lacks(ctx context.Context, repository string, root digest.Dige
 	if lack, ok := r.lacks[root]; ok {
 		return []imgd.Lack{lack}, ctx.Err()
 	}
-	known.Add(repository, root, 479)
+	known.Add(imgd.Part{Repository: repository, Digest: root, Size: 479})
 	return nil, ctx.Err()
 }
 
