@@ -43,11 +43,9 @@ type Lister interface {
 
 // Records are looked through a page at a time.
 type Records interface {
+	Finder
 	// Generation is the tag's, 0 if the index never had it.
 	Generation(image, tag string) uint64
-	// Find answers the records that f chooses, in its order, whether there are more
-	// of them behind its limit, and the sequence they stand for.
-	Find(f Find) (found []Record, more bool, seq uint64)
 }
 
 // An Auditor compares all that the index holds with the registries, and has what
