@@ -36,8 +36,8 @@ const (
 
 // A Lister lists what registries have. Safe for concurrent use.
 type Lister interface {
-	// Tags are the tags of the repository; none of one that the registry does not
-	// know. An error is the last that comes.
+	// Tags are the tags of the repository, some of them twice; none of one that the
+	// registry does not know. An error is the last that comes.
 	Tags(ctx context.Context, repository string) iter.Seq2[string, error]
 }
 
