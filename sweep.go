@@ -72,22 +72,26 @@ func (p *Pipeline) settleLeft(ctx context.Context, now time.Time) error {
 		}
 	}
 	p.sweeping.Lock()
-	var due []tagOf
-	for t, f := range p.unsettled {
-		if !driven[t] && !now.Before(f.until) {
-			p.unsettled[t] = failures{times: f.times + 1, until: now.Add(RetryDelay(f.times + 1))}
-			due = append(due, t)
+	var due []tagIn
+	for at, f := range p.unsettled {
+		if !driven[at.tagOf] && !now.Before(f.until) {
+			p.unsettled[at] = failures{times: f.times + 1, until: now.Add(RetryDelay(f.times + 1))}
+			due = append(due, at)
 		}
 	}
 	p.sweeping.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, driveTime)
 	defer cancel()
 	var errs []error
-	for _, t := range due {
+	for _, at := range due {
 		if ctx.Err() != nil {
 			break // they come again
 		}
-		errs = append(errs, p.settleBack(ctx, t.image, t.tag))
+		var only []string
+		if at.repository != "" {
+			only = []string{at.repository}
+		}
+		errs = append(errs, p.settleBack(ctx, at.image, at.tag, only...))
 	}
 	return errors.Join(errs...)
 }
