@@ -36,18 +36,16 @@ const (
 
 // A Lister lists what registries have. Safe for concurrent use.
 type Lister interface {
-	// Tags are the tags of the repository; none of one that the registry does not
-	// know. An error is the last that comes.
+	// Tags are the tags of the repository, some of them twice; none of one that the
+	// registry does not know. An error is the last that comes.
 	Tags(ctx context.Context, repository string) iter.Seq2[string, error]
 }
 
 // Records are looked through a page at a time.
 type Records interface {
+	Finder
 	// Generation is the tag's, 0 if the index never had it.
 	Generation(image, tag string) uint64
-	// Find answers the records that f chooses, in its order, whether there are more
-	// of them behind its limit, and the sequence they stand for.
-	Find(f Find) (found []Record, more bool, seq uint64)
 }
 
 // An Auditor compares all that the index holds with the registries, and has what

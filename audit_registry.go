@@ -64,6 +64,7 @@ func (r *audit) patience() time.Duration {
 // does not know and did not know the last time, and notes the new ones.
 func (r *audit) list(ctx context.Context, image, repository string) error {
 	r.note(repository)
+	strangers := map[string]bool{} // that were listed: some registries list a tag twice
 	for tag, err := range r.Lister.Tags(ctx, repository) {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -72,7 +73,13 @@ func (r *audit) list(ctx context.Context, image, repository string) error {
 			r.note(repository, Finding{Drift: Drift{Kind: DriftUnreachable, Image: image, Repository: repository}, Since: r.now(), Error: err.Error()})
 			return nil
 		}
+		if strangers[tag] {
+			continue
+		}
 		d, is, err := r.stranger(ctx, image, repository, tag)
+		if is {
+			strangers[tag] = true
+		}
 		switch {
 		case err != nil:
 		case !is:

@@ -191,6 +191,33 @@ func TestAuditUnreachable(t *testing.T) {
 	}
 }
 
+// A twiceListed lists each tag twice, as registries may that page by tokens.
+type twiceListed struct{ imgd.Lister }
+
+func (l twiceListed) Tags(ctx context.Context, repository string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for range 2 {
+			for tag, err := range l.Lister.Tags(ctx, repository) {
+				if !yield(tag, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// A tag that is listed twice is one, when it is new and when it is known.
+func TestAuditOfTagsListedTwice(t *testing.T) {
+	w, i, want := drifting(t)
+	a := w.auditor(i)
+	a.Lister = twiceListed{i}
+	for range 2 {
+		if found := w.audits(a, imgd.AuditAsk{}); !slices.Equal(findings(found), want) || found.Counts[imgd.DriftUnknownTag] != 1 {
+			t.Errorf("got %q, %s", findings(found), found.Summary())
+		}
+	}
+}
+
 // Nobody has read it, so nothing is known to be wrong.
 func TestAuditUnread(t *testing.T) {
 	w := newWorld(t)

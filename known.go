@@ -3,12 +3,18 @@ package imgd
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// maxKnown bounds the parts that are remembered: some 200 bytes each.
-const maxKnown = 100_000
+const (
+	// maxKnown bounds the parts that are remembered: some 200 bytes each.
+	maxKnown = 100_000
+	// lackTime is for how long it is believed that a part is not whole: an audit may
+	// take hours, and a build that pushes the part again heals it.
+	lackTime = time.Minute
+)
 
 // A Known remembers which parts of images one run, of one depth, has found, so
 // that what many share is looked at once. The zero value is ready. Safe for
@@ -33,7 +39,11 @@ type finding struct {
 	done chan struct{}
 	lack string
 	err  error
+	at   time.Time
 }
+
+// stale reports whether it has to be looked at again, once done is closed.
+func (f *finding) stale() bool { return f.err != nil || f.lack != "" && time.Since(f.at) > lackTime }
 
 // Whole reports whether the part was found whole.
 func (k *Known) Whole(p Part) bool {
@@ -67,7 +77,7 @@ func (k *Known) Add(p Part) {
 // Once answers what look says of the part: why it is not whole, "" if it is, for
 // which so many bytes were read. Of those who ask at the same time, or later, one
 // looks, and the others hear what it has found; only after an error, which says
-// nothing of the part, does the next one look.
+// nothing of the part, or a while after it was not whole does the next one look.
 func (k *Known) Once(ctx context.Context, p Part, look func() (lack string, bytes int64, err error)) (string, error) {
 	for {
 		k.mu.Lock()
@@ -84,9 +94,10 @@ func (k *Known) Once(ctx context.Context, p Part, look func() (lack string, byte
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
-		if f.err == nil {
+		if !f.stale() {
 			return f.lack, nil
 		}
+		k.forget(p, f)
 	}
 }
 
@@ -94,16 +105,23 @@ func (k *Known) look(p Part, f *finding, look func() (string, int64, error)) (st
 	defer close(f.done)
 	var bytes int64
 	f.lack, bytes, f.err = look()
+	f.at = time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.bytes += bytes
-	if f.err != nil && k.found[p] == f {
-		delete(k.found, p)
-	}
 	if f.err == nil {
 		k.parts++
 	}
 	return f.lack, f.err
+}
+
+// forget forgets f, unless somebody looks again by now.
+func (k *Known) forget(p Part, f *finding) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.found[p] == f {
+		delete(k.found, p)
+	}
 }
 
 // remember forgets all others if they are too many.

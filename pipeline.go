@@ -162,7 +162,7 @@ type Pipeline struct {
 	// unsettled, the tags of which an error has left unknown what they name.
 	sweeping  sync.Mutex
 	failed    map[string]failures // by release ID
-	unsettled map[tagOf]failures
+	unsettled map[tagIn]failures
 }
 
 // Handle takes req to its end, or returns an error that says why not:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -86,6 +87,33 @@ func TestAuditRepairIsUndone(t *testing.T) {
 	found := w.audits(w.auditor(i), imgd.AuditAsk{Repair: true})
 	if got := findings(found); !slices.Equal(got, []string{"hello:latest moved left"}) || !strings.Contains(found.Items[0].Why, "look again") {
 		t.Errorf("got %q: %+v", got, found.Items)
+	}
+}
+
+// A repair that has failed is tried again, and only where it was asked for: what differs
+// elsewhere was not told.
+func TestAuditRepairGoesOn(t *testing.T) {
+	w, _, newer := twoVersions(t)
+	strange := digest.FromString("strange")
+	w.tags["latest"] = strange
+	w.fault = fault{"tag", "fails", 1}
+	a := w.auditor(w.inspector())
+	if found := w.audits(a, imgd.AuditAsk{Repair: true}); found.Count(imgd.RepairLeft) != 1 || w.tags["latest"] != strange {
+		t.Fatalf("got %q, latest names %s", findings(found), w.tags["latest"])
+	}
+	w.tags[at(copyRepo, "latest")] = strange
+	for n := range 2 {
+		if err := a.Pipeline.DriveOpen(t.Context(), epoch.Add(time.Duration(n)*time.Hour), time.Minute); err != nil {
+			t.Error(err)
+		}
+		if w.tags["latest"] != newer.Root.Digest || w.tags[at(copyRepo, "latest")] != strange {
+			t.Errorf("the registry has %v", w.tags)
+		}
+		w.tags[at(demoRepo, "latest")] = newer.Root.Digest
+	}
+	w.tags["latest"] = strange
+	if err := a.Pipeline.DriveOpen(t.Context(), epoch.Add(9*time.Hour), time.Minute); err != nil || w.tags["latest"] != strange {
+		t.Errorf("what was repaired is written again: %v, latest names %s", err, w.tags["latest"])
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -42,9 +43,7 @@ func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []strin
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
 			continue
 		}
-		if settled := err == nil || stays(err); only == nil || !settled { // what another repository is left with is not known
-			p.note(tagOf{image, tag}, settled)
-		}
+		p.note(tagOf{image, tag}, only, err == nil || stays(err) || errors.Is(err, errNoRepository))
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
@@ -55,19 +54,34 @@ func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []strin
 // A tagOf is a tag of an image.
 type tagOf struct{ image, tag string }
 
-// note remembers a tag that could not be settled, until it is.
-func (p *Pipeline) note(t tagOf, settled bool) {
+// A tagIn is a tag in one repository, or in all that it should be in: "".
+type tagIn struct {
+	tagOf
+	repository string
+}
+
+// note remembers a tag that could not be settled in these repositories, nil is all,
+// until it is: where a repair was not asked for nothing is written because of it.
+func (p *Pipeline) note(t tagOf, only []string, settled bool) {
 	p.sweeping.Lock()
 	defer p.sweeping.Unlock()
-	if settled {
-		delete(p.unsettled, t)
+	if settled && only == nil {
+		maps.DeleteFunc(p.unsettled, func(at tagIn, _ failures) bool { return at.tagOf == t })
 		return
 	}
-	if p.unsettled == nil {
-		p.unsettled = map[tagOf]failures{}
+	if only == nil {
+		only = []string{""}
 	}
-	if _, known := p.unsettled[t]; !known {
-		p.unsettled[t] = failures{}
+	for _, repository := range only {
+		at := tagIn{t, repository}
+		if settled {
+			delete(p.unsettled, at)
+			continue
+		}
+		if p.unsettled == nil {
+			p.unsettled = map[tagIn]failures{}
+		}
+		p.unsettled[at] = p.unsettled[at] // as often as it has failed
 	}
 }
 
@@ -98,11 +112,11 @@ func opaque(err error) error {
 	return err
 }
 
-// write makes the tag what want says in every repository, or in some only; a want without root
-// means that nothing of imgd's should be there. One repository that stays as it
-// is does not keep the others from being put right, but from taking a new
-// claim: that ends, or loses the tag, by what is answered. A tag that another CI
-// has pushed is only read.
+// write makes the tag what want says in every repository, or in some only; a want
+// without root means that nothing of imgd's should be there. One repository that
+// stays as it is does not keep the others from being put right, but from taking a
+// new claim: that ends, or loses the tag, by what is answered. A tag that another
+// CI has pushed is only read.
 func (p *Pipeline) write(ctx context.Context, tag, image string, want Release, only []string) error {
 	if want.Pushed {
 		return p.readTag(ctx, tag, want)
@@ -146,9 +160,10 @@ func (p *Pipeline) orphan(image, tag string, names digest.Digest) bool {
 }
 
 // settleBack settles a tag that nobody is about to take. What stays as it is
-// however often it is tried keeps nobody waiting.
-func (p *Pipeline) settleBack(ctx context.Context, image, tag string) error {
-	err := p.settle(ctx, image, tag)
+// however often it is tried keeps nobody waiting. only are the repositories; default:
+// all.
+func (p *Pipeline) settleBack(ctx context.Context, image, tag string, only ...string) error {
+	err := p.settleIn(ctx, image, tag, only)
 	switch {
 	case errors.Is(err, ErrRefused), errors.Is(err, errNoRepository):
 		p.log().Warn("tag stays as the registry has it", "tag", image+":"+tag, "error", err)

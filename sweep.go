@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -44,27 +45,32 @@ func (f failures) compare(g failures) int {
 // DriveOpen drives the releases that were admitted more than stood before now
 // and are still open, for those whose request is not being handled any more. A
 // release that it cannot drive is left alone for the growing delay of
-// RetryDelay from now. Before that it settles the tags that an error has left as
+// RetryDelay from now. Beside them it settles the tags that an error has left as
 // they were, of whatever request. It goes on after an error and returns them all.
 func (p *Pipeline) DriveOpen(ctx context.Context, now time.Time, stood time.Duration) error {
-	unsettled := p.settleLeft(ctx, now)
 	var group errgroup.Group
 	group.SetLimit(driveAtOnce)
-	due := p.due(now, stood)
-	errs := make([]error, len(due))
+	due, left := p.due(now, stood), p.left(now)
+	errs := make([]error, len(due)+len(left))
 	for i, rels := range due {
 		group.Go(func() error {
 			errs[i] = p.driveEach(ctx, now, rels)
 			return nil
 		})
 	}
+	for i, tags := range left {
+		group.Go(func() error {
+			errs[len(due)+i] = p.settleEach(ctx, now, tags)
+			return nil
+		})
+	}
 	_ = group.Wait() // the errors are in errs
-	return errors.Join(append(errs, unsettled)...)
+	return errors.Join(errs...)
 }
 
-// settleLeft settles the tags that are due of those that an error has left. Those
-// of an open release are settled when that is driven.
-func (p *Pipeline) settleLeft(ctx context.Context, now time.Time) error {
+// left are the tags to be settled now of those that an error has left as they were,
+// grouped by image. Those of an open release are settled when that is driven.
+func (p *Pipeline) left(now time.Time) [][]tagIn {
 	driven := map[tagOf]bool{}
 	for _, rel := range p.Lookup.Open() {
 		for _, t := range rel.Tags {
@@ -72,24 +78,46 @@ func (p *Pipeline) settleLeft(ctx context.Context, now time.Time) error {
 		}
 	}
 	p.sweeping.Lock()
-	var due []tagOf
-	for t, f := range p.unsettled {
-		if !driven[t] && !now.Before(f.until) {
-			p.unsettled[t] = failures{times: f.times + 1, until: now.Add(RetryDelay(f.times + 1))}
-			due = append(due, t)
+	defer p.sweeping.Unlock()
+	byImage := map[string][]tagIn{}
+	for at, f := range p.unsettled {
+		if !driven[at.tagOf] && !now.Before(f.until) {
+			byImage[at.image] = append(byImage[at.image], at)
 		}
 	}
-	p.sweeping.Unlock()
+	return slices.Collect(maps.Values(byImage))
+}
+
+// settleEach settles the tags of one image, in driveTime. What it does not come to
+// by then is the next sweep's.
+func (p *Pipeline) settleEach(ctx context.Context, now time.Time, tags []tagIn) error {
 	ctx, cancel := context.WithTimeout(ctx, driveTime)
 	defer cancel()
 	var errs []error
-	for _, t := range due {
+	for _, at := range tags {
 		if ctx.Err() != nil {
-			break // they come again
+			break
 		}
-		errs = append(errs, p.settleBack(ctx, t.image, t.tag))
+		var only []string
+		if at.repository != "" {
+			only = []string{at.repository}
+		}
+		err := p.settleBack(ctx, at.image, at.tag, only...)
+		if err != nil {
+			p.leaveAlone(at, now)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// leaveAlone notes that the tag could not be settled once more.
+func (p *Pipeline) leaveAlone(at tagIn, now time.Time) {
+	p.sweeping.Lock()
+	defer p.sweeping.Unlock()
+	if f, ok := p.unsettled[at]; ok {
+		p.unsettled[at] = failures{times: f.times + 1, until: now.Add(RetryDelay(f.times + 1))}
+	}
 }
 
 // due are the open releases to be driven now, grouped by image, of which settle

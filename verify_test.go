@@ -416,6 +416,30 @@ func TestTagsOf(t *testing.T) {
 	}
 }
 
+// A part that was not whole may be put back while a long audit goes on; one that was whole is believed.
+func TestKnownLackIsLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k imgd.Known
+		d, looks := digest.FromString("layer"), 0
+		look := func(lack string) string {
+			got, err := k.Once(t.Context(), imgd.Part{Repository: shelfA, Digest: d, Size: 1}, func() (string, int64, error) { looks++; return lack, 0, nil })
+			if err != nil {
+				t.Error(err)
+			}
+			return got
+		}
+		for i, row := range []struct{ is, want string }{{"gone", "gone"}, {"", "gone"}, {"", ""}, {"gone", ""}} {
+			if got := look(row.is); got != row.want {
+				t.Errorf("look %d: got %q, want %q", i, got, row.want)
+			}
+			<-time.After(40 * time.Second)
+		}
+		if looks != 2 {
+			t.Errorf("looked %d times, want 2", looks)
+		}
+	})
+}
+
 func TestKnownOnce(t *testing.T) { synctest.Test(t, knownOnce) }
 
 func knownOnce(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/tidwall/gjson"
 
 	"github.com/imgd/imgd"
 )
@@ -101,7 +102,15 @@ type inspection struct {
 	known *imgd.Known
 	seen  map[imgd.Part]bool // whether it is whole: what platforms share is listed by each
 	lacks []imgd.Lack
+	deep  int // in how many indexes it is
 }
+
+// Bounds of what an image is taken for. A manifest of the largest size could list a
+// million parts, and an index could list others for ever.
+const (
+	maxParts  = 10_000
+	maxNested = 4
+)
 
 // lack says why a part is not there as it should be, by the error of looking at it.
 // Any other error is answered.
@@ -146,11 +155,16 @@ func (i *inspection) manifest(ctx context.Context, want ocispec.Descriptor) (who
 	if why != "" {
 		return i.note("manifest", want, why), nil
 	}
+	if n := gjson.GetBytes(body, "manifests.#").Int() + gjson.GetBytes(body, "layers.#").Int(); n > maxParts || i.deep > maxNested {
+		return i.note("manifest", want, fmt.Sprintf("it is no image that anybody runs: it lists %d parts, %d indexes deep", n, i.deep)), nil
+	}
 	var all listing
 	if err := json.Unmarshal(body, &all); err != nil {
 		return false, fmt.Errorf("decode %s: %w", i.at(want.Digest.String()), err)
 	}
+	i.deep++
 	whole, err = i.listed(ctx, all)
+	i.deep--
 	if i.seen[part] = whole; whole && err == nil {
 		i.known.Add(i.part(desc))
 	}
@@ -198,7 +212,7 @@ func (i *inspection) read(ctx context.Context, want ocispec.Descriptor) (ocispec
 		return want, nil, fmt.Errorf("what lists it says %w: %w", err, errOtherBytes)
 	}
 	desc, body, err := i.repository.manifest(ctx, want.Digest.String())
-	if err == nil && want.Size >= 0 && desc.Size != want.Size {
+	if err == nil && (want.Size >= 0 || i.deep > 0) && desc.Size != want.Size {
 		err = fmt.Errorf("it has %d bytes, and %d by what lists it: %w", desc.Size, want.Size, errOtherBytes)
 	}
 	return desc, body, err
@@ -269,7 +283,7 @@ func (i *inspection) readAll(ctx context.Context, want ocispec.Descriptor) (int6
 	}
 	defer body.Close()
 	sum := want.Digest.Algorithm().Hash()
-	n, err := io.Copy(sum, io.LimitReader(body, want.Size+1))
+	n, err := io.Copy(sum, io.LimitReader(body, max(want.Size, want.Size+1)))
 	if err != nil {
 		return n, fmt.Errorf("read %s: %w", i.at(want.Digest.String()), err)
 	}

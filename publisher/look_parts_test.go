@@ -98,3 +98,20 @@ func TestLacksOfArtifacts(t *testing.T) {
 		})
 	}
 }
+
+// What nobody runs is not looked through to its end, which there may be none of.
+func TestLacksOfNoImage(t *testing.T) {
+	t.Parallel()
+	reg := newRegistry(t)
+	nested := reg.made("demo/hello", "one").manifest
+	for range 6 {
+		nested = reg.index("demo/hello", nested)
+	}
+	long := reg.index("demo/hello", slices.Repeat([]ocispec.Descriptor{reg.made("demo/hello", "two").manifest}, 10_001)...)
+	for name, root := range map[string]ocispec.Descriptor{"1 parts, 5 indexes deep": nested, "10001 parts, 0 indexes deep": long} {
+		lacks, err := newPublisher().Lacks(t.Context(), reg.addr+"/demo/hello", root.Digest, imgd.DepthParts, new(imgd.Known))
+		if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0].Why, name) {
+			t.Errorf("got %+v, %v, want one that says %q", lacks, err, name)
+		}
+	}
+}

@@ -38,9 +38,18 @@ func (a *API) getDrift(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusNotFound, CodeNotFound, "no audit has come to its end since imgd was started; for one now: imgctl drift --now")
 	}
 	if image := q.values.Get("image"); image != "" {
+		if !a.isKnown(image) {
+			return problem(http.StatusNotFound, CodeNotFound, fmt.Sprintf("nothing is published as %s, and no project makes it", image))
+		}
 		last = last.Of(image)
 	}
 	return answer(w, http.StatusOK, last)
+}
+
+// isKnown reports whether an audit looks for the image: of another nothing differs.
+func (a *API) isKnown(image string) bool {
+	found, _, _ := a.Index.Find(imgd.Find{Image: image, Limit: 1})
+	return len(found) > 0 || len(a.Projects.Repositories(image)) > 0
 }
 
 // progressEvery is how often who waits for an audit is told how far it is.

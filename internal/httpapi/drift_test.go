@@ -74,6 +74,7 @@ func TestDrift(t *testing.T) {
 	if other := w.decoded("end", w.get("/v1/drift?image=demo/other").body); len(other.Items) != 0 || other.Image != "demo/other" {
 		t.Errorf("of another image: %+v", other)
 	}
+	checkProblem(t, w.get("/v1/drift?image=demo/helo"), 404, "not-found", "nothing is published as demo/helo, and no project makes it")
 	w.drifts = nil
 	repaired := w.audited(`{"image":"demo/hello","depth":"tag","repair":true}`)
 	if repaired.Differs() != 0 || repaired.Count(imgd.Repaired) != 1 || repaired.Depth != imgd.DepthTag || len(w.drifts) != 1 {
