@@ -60,6 +60,8 @@ type Auditor struct {
 	Patience time.Duration                   // default recordTime
 	Now      func() time.Time                // default time.Now
 
+	running places // one audit of the same at a time: each slows the others down
+
 	mu   sync.Mutex // guards last
 	last *Audit
 }
@@ -162,8 +164,13 @@ func (a Audit) Summary() string {
 //
 // Safe to repeat, to interrupt, and to run in several daemons at a time: the same
 // drift is told once, and a repair makes of a tag what the index says when it is
-// written.
+// written. In one process a second audit of the same waits for the first.
 func (a *Auditor) Audit(ctx context.Context, ask AuditAsk) (Audit, error) {
+	leave, err := a.running.enter(ctx, ask.Image)
+	if err != nil {
+		return Audit{}, err
+	}
+	defer leave()
 	if err := a.ready(ctx); err != nil {
 		return Audit{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -401,5 +402,37 @@ func TestAuditInterrupted(t *testing.T) {
 		if d.Tag == "latest" || d.Kind == imgd.DriftUnreachable {
 			t.Errorf("told %+v", d)
 		}
+	}
+}
+
+// Whoever asks for an audit that is under way waits, and may leave.
+func TestAuditWaitsForTheSame(t *testing.T) {
+	w, i, _ := drifting(t)
+	a := w.auditor(i)
+	stand, goOn := make(chan struct{}), make(chan struct{})
+	var looks atomic.Int64
+	i.looks = func(string, string) {
+		if looks.Add(1) == 1 {
+			close(stand)
+		}
+		<-goOn
+	}
+	first := make(chan error)
+	go func() {
+		_, err := a.Audit(t.Context(), imgd.AuditAsk{})
+		first <- err
+	}()
+	<-stand
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := a.Audit(ctx, imgd.AuditAsk{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if n := looks.Load(); n > 4 {
+		t.Errorf("%d tags were looked at, by more than one audit", n)
+	}
+	close(goOn)
+	if err := <-first; err != nil {
+		t.Error(err)
 	}
 }

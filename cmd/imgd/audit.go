@@ -36,27 +36,16 @@ func (a audits) Last() (imgd.Audit, bool) { return a.auditor.Last() }
 // done. One audit takes as long as it takes: it is bounded by the number of tags, as
 // each answer is, and only then the time to the next begins.
 func (d *daemon) auditOften(ctx context.Context) {
-	every := d.cfg.Audit.Every
-	if every == 0 {
-		return
-	}
-	next := time.NewTimer(min(firstAudit, every))
-	defer next.Stop()
-	for {
-		select {
-		case <-next.C:
-		case <-ctx.Done():
-			return
-		}
-		wait := every
+	often(ctx, d.cfg.Audit.Every, firstAudit, func(ctx context.Context) (soon bool) {
 		if err := d.bus.Paused(); err != nil {
 			d.log.Info("registries are not audited: imgd is paused", "error", err)
-			wait = min(firstAudit, every)
-		} else if _, err := d.audit(ctx, imgd.AuditAsk{Repair: d.live.config.Load().Audit.Repair}); err != nil && ctx.Err() == nil {
+			return true
+		}
+		if _, err := d.audit(ctx, imgd.AuditAsk{Repair: d.live.config.Load().Audit.Repair}); err != nil && ctx.Err() == nil {
 			d.log.Warn("registries could not be audited", "error", err)
 		}
-		next.Reset(wait)
-	}
+		return false
+	})
 }
 
 // audit does one, and logs and counts what it has found.

@@ -26,25 +26,14 @@ const (
 
 // collectOften collects every registry.collectEvery.
 func (d *daemon) collectOften(ctx context.Context) {
-	every := d.cfg.Registry.CollectEvery
-	if every == 0 {
-		return
-	}
-	next := time.NewTimer(min(every, collectSoon))
-	defer next.Stop()
-	for {
-		select {
-		case <-next.C:
-		case <-ctx.Done():
-			return
-		}
+	often(ctx, d.cfg.Registry.CollectEvery, collectSoon, func(ctx context.Context) (soon bool) {
 		bound, cancel := context.WithTimeout(ctx, collectTime)
+		defer cancel()
 		if _, err := d.collect(bound); err != nil && ctx.Err() == nil {
 			d.log.Error("collect what nothing needs any more", "error", err)
 		}
-		cancel()
-		next.Reset(every)
-	}
+		return false
+	})
 }
 
 // collect removes from the own registry what neither a tag nor the index needs,

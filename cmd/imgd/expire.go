@@ -25,21 +25,11 @@ func (d *daemon) expirer() *imgd.Expirer {
 
 // expire removes the tags whose time is over, now and then until ctx is done.
 func (d *daemon) expire(ctx context.Context) error {
-	every := d.cfg.Expire.Every
-	if every == 0 {
-		return nil
-	}
-	next := time.NewTimer(min(firstExpire, every))
-	defer next.Stop()
-	for {
-		select {
-		case <-next.C:
-		case <-ctx.Done():
-			return nil
-		}
+	often(ctx, d.cfg.Expire.Every, firstExpire, func(ctx context.Context) (soon bool) {
 		d.cleanUp(ctx)
-		next.Reset(every)
-	}
+		return false
+	})
+	return nil
 }
 
 // cleanUp is one clean-up of all images, left out while a part that it needs is
