@@ -81,7 +81,9 @@ func (p *Pipeline) note(t tagOf, only []string, settled bool) {
 		if p.unsettled == nil {
 			p.unsettled = map[tagIn]failures{}
 		}
-		p.unsettled[at] = p.unsettled[at] // as often as it has failed
+		if _, known := p.unsettled[at]; !known {
+			p.unsettled[at] = failures{}
+		}
 	}
 }
 
