@@ -180,6 +180,8 @@ func drifted(d imgd.Drift) string {
 		return fmt.Sprintf("%s has %s, but its %s %s is damaged: %s", d.Repository, d.Found, d.Lack.Part, d.Lack.Digest, cell(d.Lack.Why, whyLength))
 	case d.Kind == imgd.DriftMoved && d.Found == "":
 		return fmt.Sprintf("%s has no image, not %s", d.Repository, d.Wanted)
+	case d.Kind == imgd.DriftUnknownTag:
+		return fmt.Sprintf("%s has %s under a tag that the index does not know", d.Repository, d.Found)
 	}
 	return fmt.Sprintf("%s has %s, not %s", d.Repository, orNothing(d.Found), orNothing(d.Wanted))
 }
