@@ -41,6 +41,26 @@ type Find struct {
 	Limit int     // how many at most; 0: all
 }
 
+// ParseLabels reads labels, each as NAME=VALUE. ErrInvalid if one is not, or if two
+// give a name other values.
+func ParseLabels(said []string) (map[string]string, error) {
+	if len(said) == 0 {
+		return nil, nil //nolint:nilnil // no labels are an answer
+	}
+	labels := map[string]string{}
+	for _, label := range said {
+		name, value, ok := strings.Cut(label, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("label %.*q is not NAME=VALUE: %w", shownInput, label, ErrInvalid)
+		}
+		if was, twice := labels[name]; twice && was != value {
+			return nil, fmt.Errorf("label %.*q cannot be both %.*q and %.*q: %w", shownInput, name, shownInput, was, shownInput, value, ErrInvalid)
+		}
+		labels[name] = value
+	}
+	return labels, nil
+}
+
 // ByName reports whether what is found is in the order of the index itself.
 func (f Find) ByName() bool { return f.Sort == ByName || f.Sort == "" }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -243,19 +242,13 @@ func (v *verify) ask(ctx context.Context, found *verified) error {
 
 // straight verifies without a daemon.
 func (v *verify) straight(ctx context.Context, found *verified) error {
-	find := imgd.Find{Image: v.image}
-	for _, label := range v.labels {
-		name, value, ok := strings.Cut(label, "=")
-		if !ok || name == "" {
-			return usage("--label %q is not NAME=VALUE", label)
-		}
-		if find.Labels == nil {
-			find.Labels = map[string]string{}
-		}
-		find.Labels[name] = value
+	labels, err := imgd.ParseLabels(v.labels)
+	if err != nil {
+		return usage("--label: %v", err)
 	}
 	return shared.Verify{
-		Index: v.index, Registry: v.registry, PlainHTTP: v.plainHTTP, Digest: digest.Digest(v.digest), Find: find, Tag: v.tag,
+		Index: v.index, Registry: v.registry, PlainHTTP: v.plainHTTP, Digest: digest.Digest(v.digest), Tag: v.tag,
+		Find:  imgd.Find{Image: v.image, Labels: labels},
 		Depth: imgd.VerifyDepth(v.depth), Parallel: v.parallel,
 		Each: func(one imgd.Verification) error {
 			if v.index != "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/imgd/imgd"
 	"github.com/imgd/imgd/internal/httpapi"
 )
 
@@ -131,15 +133,14 @@ func (p *publish) check() error {
 		return Usage("--force needs a --reason, which the history keeps")
 	}
 	p.body.Digest = digest.Digest(p.digest)
-	for _, label := range p.labels {
-		key, value, ok := strings.Cut(label, "=")
-		if !ok || key == "" {
-			return Usage("--label %q is not NAME=VALUE", label)
-		}
-		if p.body.Labels == nil {
-			p.body.Labels = map[string]string{}
-		}
-		p.body.Labels[key] = value
+	labels, err := imgd.ParseLabels(p.labels)
+	if err != nil {
+		return Usage("--label: %v", err)
+	}
+	if p.body.Labels == nil {
+		p.body.Labels = labels
+	} else { // of a line of a batch
+		maps.Copy(p.body.Labels, labels)
 	}
 	return p.splitImage()
 }

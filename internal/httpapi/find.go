@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -99,18 +98,8 @@ func (q query) find(image string, now time.Time) (f imgd.Find, err error) {
 			return f, usage(err.Error())
 		}
 	}
-	for _, label := range q.values["label"] {
-		name, value, ok := strings.Cut(label, "=")
-		if !ok || name == "" {
-			return f, usage(fmt.Sprintf("parameter label=%.80q is not NAME=VALUE", label))
-		}
-		if f.Labels == nil {
-			f.Labels = map[string]string{}
-		}
-		if was, twice := f.Labels[name]; twice && was != value {
-			return f, usage(fmt.Sprintf("label %.80q cannot be both %.80q and %.80q", name, was, value))
-		}
-		f.Labels[name] = value
+	if f.Labels, err = imgd.ParseLabels(q.values["label"]); err != nil {
+		return f, err
 	}
 	return f, f.Check()
 }
