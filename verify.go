@@ -159,7 +159,7 @@ func (v *Verifier) compare(ctx context.Context, image, tag string, depth VerifyD
 		return Verification{}, fmt.Errorf("nothing is published as %s:%s: %w", image, tag, ErrNotFound)
 	}
 	found := Verification{Image: image, Tag: tag, Depth: depth, Want: records[0].Root(), Records: records, Seq: seq}
-	repositories := v.repositories(records[0])
+	repositories := v.Repositories(image, records[0].Release)
 	if len(repositories) == 0 {
 		return found, fmt.Errorf("no repository of %s is known: %s was recorded unseen, so there is nothing to compare with: %w", image, tag, ErrNotFound)
 	}
@@ -218,13 +218,13 @@ func (v *Verifier) inside(ctx context.Context, root digest.Digest, depth VerifyD
 	}
 }
 
-// repositories are those that config names for the image, else those of the
-// release that has the tag.
-func (v *Verifier) repositories(of Record) []string {
-	if all := v.Projects.Repositories(of.Image); len(all) > 0 {
+// Repositories are those that config names for the image, in its order, else those
+// that the release was pushed to.
+func (v *Verifier) Repositories(image, release string) []string {
+	if all := v.Projects.Repositories(image); len(all) > 0 {
 		return all
 	}
-	rel, _ := v.Index.Release(of.Release)
+	rel, _ := v.Index.Release(release)
 	return rel.Repositories
 }
 

@@ -189,14 +189,9 @@ func (a *API) unknown(image, tag string) error {
 	return problem(http.StatusNotFound, CodeNotFound, detail)
 }
 
-// repositories are those that config has for the image, in its order, else
-// those that the release was pushed to.
+// repositories are those that the image is in, in the order of the config.
 func (a *API) repositories(image, release string) []string {
-	if all := a.Projects.Repositories(image); len(all) > 0 {
-		return all
-	}
-	rel, _ := a.Index.Release(release)
-	return rel.Repositories
+	return a.verifier().Repositories(image, release)
 }
 
 func (a *API) getVersion(w http.ResponseWriter, r *http.Request) error {
