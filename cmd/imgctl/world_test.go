@@ -176,23 +176,16 @@ type shortWriter struct {
 func (s *shortWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // Write takes several messages at once, each of which ends with an empty line.
-func (s *shortWriter) Write(b []byte) (n int, err error) {
-	for m := range bytes.SplitAfterSeq(b, []byte("\n\n")) {
-		if len(m) == 0 {
-			continue
-		}
-		if s.left == 0 {
-			_ = http.NewResponseController(s.ResponseWriter).Flush()
-			panic(http.ErrAbortHandler)
-		}
-		s.left--
-		written, err := s.ResponseWriter.Write(m)
-		n += written
-		if err != nil {
-			return n, err
-		}
+func (s *shortWriter) Write(b []byte) (int, error) {
+	ends := bytes.SplitAfter(b, []byte("\n\n"))
+	n := len(ends) - 1
+	if n > s.left {
+		_, _ = s.ResponseWriter.Write(bytes.Join(ends[:s.left], nil))
+		_ = http.NewResponseController(s.ResponseWriter).Flush()
+		panic(http.ErrAbortHandler)
 	}
-	return n, nil
+	s.left -= n
+	return s.ResponseWriter.Write(b)
 }
 
 func (w *world) change(f func()) {
