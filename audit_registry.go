@@ -14,7 +14,7 @@ import (
 
 // attached are the tags under which registries without a referrers API, and cosign,
 // keep what is attached to an image: they are that image's.
-var attached = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z0-9]+)?$`)
+var attached = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
 
 // A stranger is a tag that the index does not know, as it was first seen.
 type stranger struct {
