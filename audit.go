@@ -107,6 +107,8 @@ type Finding struct {
 	Unreported string      `json:"unreported,omitempty"` // why there is no event of it
 	Repair     RepairState `json:"repair,omitempty"`     // if it was to be repaired
 	Why        string      `json:"why,omitempty"`        // it was not, and what to do
+
+	before *Finding // of unreachable: how it was found when it was last looked at, if it differed
 }
 
 // Differs is how many tags are known to differ.
@@ -225,8 +227,13 @@ func (a *Auditor) keep(done Audit) Audit {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range done.Items {
-		if before, ok := a.seen(done.Items[i].Drift); ok {
-			done.Items[i].Since = before
+		f := &done.Items[i]
+		if before, ok := a.seen(f.Drift); ok {
+			f.Since = before
+		}
+		if before := a.looked(f.Drift); before != nil && f.Kind == DriftUnreachable {
+			alone := *before // without the report that it stands in
+			f.before = &alone
 		}
 	}
 	kept := done
@@ -261,18 +268,39 @@ func (a *Auditor) replace(of Audit) {
 	a.last = &last
 }
 
-// seen is since when the drift is known, under mu.
+// seen is since when the drift is known, under mu. That a registry gave no answer
+// meanwhile has ended nothing.
 func (a *Auditor) seen(d Drift) (time.Time, bool) {
+	for _, f := range []*Finding{a.kept(d), a.looked(d)} {
+		if f != nil && f.same(d) {
+			return f.Since, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// looked is what was found of the tag of d when it was last looked at, nil if it did
+// not differ, under mu.
+func (a *Auditor) looked(d Drift) *Finding {
+	f := a.kept(d)
+	if f != nil && f.Kind == DriftUnreachable {
+		return f.before
+	}
+	return f
+}
+
+// kept is what the last report has of the tag of d, nil if nothing, under mu.
+func (a *Auditor) kept(d Drift) *Finding {
 	if a.last == nil {
-		return time.Time{}, false
+		return nil
 	}
 	i, ok := slices.BinarySearchFunc(a.last.Items, d, func(f Finding, d Drift) int {
 		return cmp.Or(cmp.Compare(f.Image, d.Image), cmp.Compare(f.Repository, d.Repository), cmp.Compare(f.Tag, d.Tag))
 	})
-	if !ok || !a.last.Items[i].same(d) {
-		return time.Time{}, false
+	if !ok {
+		return nil
 	}
-	return a.last.Items[i].Since, true
+	return &a.last.Items[i]
 }
 
 // same reports whether d is what was found, whichever part of it lacked first.

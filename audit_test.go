@@ -192,6 +192,35 @@ func TestAuditUnreachable(t *testing.T) {
 	}
 }
 
+// While a registry gives no answer nothing is known of what differed there before,
+// and that has not ended.
+func TestAuditSinceOverAnOutage(t *testing.T) {
+	w, i, _ := drifting(t)
+	a := w.auditor(i)
+	clock := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	a.Now = func() time.Time { return clock }
+	since := map[string]time.Time{}
+	for _, f := range w.audits(a, imgd.AuditAsk{}).Items {
+		since[at(f.Repository, f.Tag)] = f.Since
+	}
+	for range 2 {
+		clock = clock.Add(time.Hour)
+		i.away[demoRepo] = true
+		w.audits(a, imgd.AuditAsk{})
+	}
+	i.away[demoRepo] = false
+	clock = clock.Add(time.Hour)
+	found := w.audits(a, imgd.AuditAsk{}).Items
+	for _, f := range found {
+		if f.Tag != "stray" && !f.Since.Equal(since[at(f.Repository, f.Tag)]) {
+			t.Errorf("%s:%s %s since %s, was %s", f.Repository, f.Tag, f.Kind, f.Since, since[at(f.Repository, f.Tag)])
+		}
+	}
+	if len(found) != len(since) {
+		t.Errorf("got %d findings, want %d", len(found), len(since))
+	}
+}
+
 // A twiceListed lists each tag twice, as registries may that page by tokens.
 type twiceListed struct{ imgd.Lister }
 
