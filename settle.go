@@ -43,7 +43,7 @@ func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []strin
 		if now, _ := p.Lookup.Wanted(image, tag); now.Root.Digest != want.Root.Digest {
 			continue
 		}
-		p.note(tagOf{image, tag}, only, err == nil || stays(err) || errors.Is(err, errNoRepository))
+		p.note(TagName{image, tag}, only, err == nil || stays(err) || errors.Is(err, errNoRepository))
 		if err != nil && !stays(err) {
 			return opaque(err)
 		}
@@ -51,22 +51,19 @@ func (p *Pipeline) settleIn(ctx context.Context, image, tag string, only []strin
 	}
 }
 
-// A tagOf is a tag of an image.
-type tagOf struct{ image, tag string }
-
 // A tagIn is a tag in one repository, or in all that it should be in: "".
 type tagIn struct {
-	tagOf
+	TagName
 	repository string
 }
 
 // note remembers a tag that could not be settled in these repositories, nil is all,
 // until it is: where a repair was not asked for nothing is written because of it.
-func (p *Pipeline) note(t tagOf, only []string, settled bool) {
+func (p *Pipeline) note(t TagName, only []string, settled bool) {
 	p.sweeping.Lock()
 	defer p.sweeping.Unlock()
 	if settled && only == nil {
-		maps.DeleteFunc(p.unsettled, func(at tagIn, _ failures) bool { return at.tagOf == t })
+		maps.DeleteFunc(p.unsettled, func(at tagIn, _ failures) bool { return at.TagName == t })
 		return
 	}
 	if only == nil {

@@ -71,18 +71,18 @@ func (p *Pipeline) DriveOpen(ctx context.Context, now time.Time, stood time.Dura
 // left are the tags to be settled now of those that an error has left as they were,
 // grouped by image. Those of an open release are settled when that is driven.
 func (p *Pipeline) left(now time.Time) [][]tagIn {
-	driven := map[tagOf]bool{}
+	driven := map[TagName]bool{}
 	for _, rel := range p.Lookup.Open() {
 		for _, t := range rel.Tags {
-			driven[tagOf{rel.Image, t.Name}] = true
+			driven[TagName{rel.Image, t.Name}] = true
 		}
 	}
 	p.sweeping.Lock()
 	defer p.sweeping.Unlock()
 	byImage := map[string][]tagIn{}
 	for at, f := range p.unsettled {
-		if !driven[at.tagOf] && !now.Before(f.until) {
-			byImage[at.image] = append(byImage[at.image], at)
+		if !driven[at.TagName] && !now.Before(f.until) {
+			byImage[at.Image] = append(byImage[at.Image], at)
 		}
 	}
 	return slices.Collect(maps.Values(byImage))
@@ -102,7 +102,7 @@ func (p *Pipeline) settleEach(ctx context.Context, now time.Time, tags []tagIn) 
 		if at.repository != "" {
 			only = []string{at.repository}
 		}
-		err := p.settleBack(ctx, at.image, at.tag, only...)
+		err := p.settleBack(ctx, at.Image, at.Tag, only...)
 		if err != nil {
 			p.leaveAlone(at, now)
 		}
